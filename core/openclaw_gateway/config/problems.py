@@ -1,0 +1,33 @@
+"""One problem in the operator's files, in the words and with the place that mend it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """`origin` is `file:line:column` or the name of an environment variable; `path` the dotted key."""
+
+    origin: str
+    path: str
+    message: str
+    found: str | None = None
+    expected: str | None = None
+    nearest: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.origin}: {self.path}: {self.message}" if self.path else f"{self.origin}: {self.message}"
+        if self.found is not None:
+            text += f"; found {self.found}"
+        if self.expected is not None:
+            text += f"; expected {self.expected}"
+        if self.nearest is not None:
+            text += f'; did you mean "{self.nearest}"?'
+        return text
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return fields

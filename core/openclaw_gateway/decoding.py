@@ -1,0 +1,133 @@
+"""The one gate through which bytes from outside become values; every decoding error is a 400 here.
+
+It bounds size and depth, refuses what a store cannot hold (NUL, lone surrogates, integers over 64 bits),
+and reports the path of every wrong value, never the value.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from openclaw_gateway.errors import Refused
+from openclaw_gateway.refusals import bad_request, payload_too_large
+from openclaw_gateway.structs import collect
+
+T = TypeVar("T")
+
+MAX_DEPTH = 64
+_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+_untyped = msgspec.json.Decoder()
+
+
+async def read_body(receive: Any, limit: int, headers: Any = ()) -> bytes:
+    """Read a request body of at most `limit` bytes. Raises Refused (413), Disconnected."""
+    for name, value in headers:
+        if name == b"content-length":
+            if value.isdigit() and int(value) > limit:
+                raise Refused(payload_too_large(limit))
+            break
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise Disconnected
+    body: bytes = message.get("body", b"")
+    if len(body) > limit:
+        raise Refused(payload_too_large(limit))
+    if not message.get("more_body", False):
+        return body
+    parts, size = [body], len(body)
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise Refused(payload_too_large(limit))
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+class Disconnected(Exception):
+    """The client left before its request was whole."""
+
+
+def decode(body: bytes, type: type[T], *, decoder: msgspec.json.Decoder[T] | None = None) -> T:
+    """Decode a JSON body into `type`; raises Refused with the path of what is wrong, all problems at once."""
+    guard(body)
+    try:
+        return decoder.decode(body) if decoder is not None else msgspec.json.decode(body, type=type)
+    except msgspec.ValidationError as error:
+        found = [p for p in collect(_untyped.decode(body), type) if p.path]
+        problems = [{"param": p.path, "message": p.message} for p in found]
+        if not problems:
+            problems = [{"param": _path_of(error), "message": str(error).split(" - at `")[0]}]
+        first = problems[0]
+        raise Refused(
+            bad_request(f"{first['param'] or 'body'}: {first['message']}", param=first["param"], problems=problems)
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Refused(bad_request("the request body is not valid JSON")) from None
+
+
+def guard(body: bytes) -> None:
+    """Refuse a body that no decoder or store should see: bad UTF-8, NUL, lone surrogates, deep nesting."""
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
+        raise Refused(bad_request(f"the request body is nested deeper than {MAX_DEPTH} levels"))
+    if b"\\u" in body and _UNSTORABLE.search(body):
+        _refuse_unstorable(body)
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Refused(bad_request("the request body is not valid UTF-8")) from None
+
+
+def storable(text: str, param: str) -> str:
+    """Return `text`, or refuse it where a database could not hold it."""
+    if "\x00" in text:
+        raise Refused(bad_request(f"{param}: the character U+0000 is not allowed", param=param))
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise Refused(bad_request(f"{param}: lone surrogates are not allowed", param=param)) from None
+    return text
+
+
+def _refuse_unstorable(body: bytes) -> None:
+    # Escapes that only look like these (an escaped backslash, a surrogate pair) must pass, so decode and look.
+    try:
+        value = _untyped.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Refused(bad_request("the request body is not valid JSON")) from None
+    stack: list[tuple[Any, str]] = [(value, "")]
+    while stack:
+        item, path = stack.pop()
+        if isinstance(item, str):
+            storable(item, path or "body")
+        elif isinstance(item, list):
+            stack.extend((child, f"{path}[{i}]") for i, child in enumerate(item))
+        elif isinstance(item, dict):
+            for key, child in item.items():
+                storable(key, path or "body")
+                stack.append((child, f"{path}.{key}" if path else key))
+
+
+def _depth(body: bytes) -> int:
+    depth = deepest = 0
+    for match in _NESTING.finditer(body):
+        token = match.group()
+        if token in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _path_of(error: msgspec.ValidationError) -> str:
+    text = str(error)
+    return text.rsplit(" - at `$.", 1)[1].rstrip("`") if " - at `$." in text else ""

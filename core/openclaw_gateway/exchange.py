@@ -1,0 +1,163 @@
+"""What flows through the pipeline: an Exchange with its facts, a Reply that ends it early, its Outcome.
+
+An exchange is one HTTP request, one WebSocket handshake or one WebSocket message.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+
+import msgspec
+
+from openclaw_gateway.refusals import Refusal
+
+if TYPE_CHECKING:
+    from openclaw_gateway.admission import Receipt
+    from openclaw_gateway.pipeline import CompiledRoute
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+Kind = Literal["http", "websocket", "message"]
+Headers = list[tuple[bytes, bytes]]
+
+
+class Fact(Generic[T]):
+    """A typed key under which one step leaves a value for later steps; compared by identity."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Fact({self.name!r})"
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole response that a step gives in place of the handler; it still passes `on_response`."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    body: bytes = b""
+
+
+class ResponseHead:
+    """Status and headers of a response that is about to start; `on_response` may change both."""
+
+    __slots__ = ("headers", "status")
+
+    def __init__(self, status: int, headers: Headers) -> None:
+        self.status = status
+        self.headers = headers
+
+    def set(self, name: bytes, value: bytes) -> None:
+        """Set a header (lower-case `name`), replacing what a handler gave under that name."""
+        headers = self.headers
+        for i, (present, _) in enumerate(headers):
+            if present == name:
+                headers[i] = (name, value)
+                return
+        headers.append((name, value))
+
+
+class Outcome:
+    """How an exchange ended; every `on_complete` sees the same one, exactly once.
+
+    `status` is 0 where no response was started. `bytes_sent` counts body bytes. `seconds` is the
+    whole time from the first byte of the request to completion. `refused_by` is the plugin id, or
+    the limit's name, that refused. `disconnected` says that the client left before the end.
+    """
+
+    __slots__ = ("bytes_sent", "disconnected", "error", "error_code", "refused_by", "seconds", "status")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.bytes_sent = 0
+        self.seconds = 0.0
+        self.refused_by: str | None = None
+        self.error: BaseException | None = None
+        self.error_code: str | None = None
+        self.disconnected = False
+
+
+class Exchange:
+    """One request on its way. Steps share facts through it and nothing else."""
+
+    __slots__ = (
+        "_facts",
+        "client",
+        "kind",
+        "method",
+        "outcome",
+        "parent",
+        "path",
+        "receipt",
+        "refusal",
+        "route",
+        "scope",
+        "started",
+        "trusted_peer",
+    )
+
+    def __init__(
+        self, kind: Kind, method: str, path: str, route: CompiledRoute, scope: Any, started: float
+    ) -> None:
+        self.kind: Kind = kind
+        self.method = method
+        self.path = path
+        self.route = route
+        self.scope = scope
+        #: `Clock.monotonic()` at the first byte of the request, in seconds
+        self.started = started
+        #: the address of the client, past trusted proxies; empty where the transport has none
+        self.client = ""
+        #: whether the peer that we speak to is a trusted proxy
+        self.trusted_peer = False
+        self.outcome = Outcome()
+        #: what admission charged; None before admission, and where no limit applied
+        self.receipt: Receipt | None = None
+        #: the refusal that ended the exchange, if one did
+        self.refusal: Refusal | None = None
+        #: for kind "message": the exchange of the handshake
+        self.parent: Exchange | None = None
+        self._facts: dict[Fact[Any], Any] = {}
+
+    def __getitem__(self, fact: Fact[T]) -> T:
+        value: T = self._facts[fact]
+        return value
+
+    def __setitem__(self, fact: Fact[T], value: T) -> None:
+        """State a fact. Each fact has one authoritative source: a second write is an error."""
+        if fact in self._facts:
+            raise RuntimeError(f"the fact {fact.name!r} is already stated")
+        self._facts[fact] = value
+
+    def __contains__(self, fact: object) -> bool:
+        return fact in self._facts
+
+    @overload
+    def get(self, fact: Fact[T]) -> T | None: ...
+    @overload
+    def get(self, fact: Fact[T], default: D) -> T | D: ...
+    def get(self, fact: Fact[Any], default: Any = None) -> Any:
+        return self._facts.get(fact, default)
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first request header called `name` (lower case), or None."""
+        for present, value in self.scope["headers"]:
+            if present == name:
+                found: bytes = value
+                return found
+        return None
+
+    def headers(self, name: bytes) -> list[bytes]:
+        """Return every request header called `name` (lower case), in order."""
+        return [value for present, value in self.scope["headers"] if present == name]
+
+    def inherit(self, parent: Exchange) -> None:
+        """Take over the facts of the handshake (kind "message")."""
+        self.parent = parent
+        self.client = parent.client
+        self.trusted_peer = parent.trusted_peer
+        self._facts.update(parent._facts)

@@ -1,0 +1,72 @@
+"""What a plugin is given of the gateway when it is built: its own narrow view, and nothing global."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from prometheus_client import CollectorRegistry
+
+from openclaw_gateway.clock import Clock
+from openclaw_gateway.config.document import Document, GatewaySettings
+from openclaw_gateway.tiers import Tier
+
+if TYPE_CHECKING:
+    from openclaw_gateway.gateway import Gateway
+
+T = TypeVar("T")
+
+
+class Host:
+    """One plugin's view of the gateway.
+
+    `gateway` is complete only after every plugin is built: use it in hooks, not in `__init__`.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        *,
+        document: Document,
+        config_dir: Path,
+        tiers: Mapping[str, Tier],
+        instances: Mapping[str, Any],
+        registry: CollectorRegistry,
+        clock: Clock,
+    ) -> None:
+        self.id = id
+        self.document = document
+        self.config_dir = config_dir
+        self.tiers = tiers
+        #: create metrics on this, in `__init__`
+        self.registry = registry
+        self.clock = clock
+        self.logger = logging.getLogger(f"openclaw.{id}")
+        self.gateway: Gateway
+        self._instances = instances
+
+    @property
+    def settings(self) -> GatewaySettings:
+        return self.document.gateway
+
+    @property
+    def data_dir(self) -> Path:
+        """Where the embedded default keeps its state; relative paths start at the configuration file."""
+        return self.config_dir / self.document.gateway.data_dir
+
+    def get(self, id: str, capability: type[T]) -> T:
+        """Return the plugin `id`, which must be named in a config field by `needs(capability)`."""
+        instance = self._instances[id]
+        if not isinstance(instance, capability):
+            raise TypeError(f"plugin {id!r} is no {capability.__name__}")
+        return instance
+
+    def limits(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return this plugin's tables of the tier files: tier name → limit name → its `Limits` Struct."""
+        return {name: tier.tables.get(self.id, {}) for name, tier in self.tiers.items()}
+
+    def plugins(self) -> Sequence[tuple[str, Any]]:
+        """Return all plugins built so far, by id."""
+        return list(self._instances.items())

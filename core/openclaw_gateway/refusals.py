@@ -1,0 +1,137 @@
+"""What a client is told when a request is not served: one value, rendered late into the one error body.
+
+The body is an RFC 9457 problem document that also holds the `error` object which OpenAI's and
+Anthropic's SDKs read. Nothing of the cause of a fault is ever in it; that is in the log.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+PROBLEM_JSON = b"application/problem+json"
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """One refusal. `retry_after` is in seconds; `extra` joins the `error` object as it is."""
+
+    status: int
+    code: str
+    type: str
+    message: str
+    param: str | None = None
+    retry_after: float | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    extra: Mapping[str, Any] = {}
+
+    def render(self, instance: str, request_id: str | None) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Return headers and body; `instance` is the request's path without its query."""
+        title = HTTPStatus(self.status).phrase
+        error: dict[str, Any] = {
+            "code": self.code,
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "requestId": request_id,
+            **self.extra,
+        }
+        body = msgspec.json.encode(
+            {
+                "type": f"urn:openclaw:error:{self.code.lower()}",
+                "title": title,
+                "status": self.status,
+                "detail": self.message,
+                "instance": instance,
+                "error": error,
+            }
+        )
+        headers = [
+            (b"content-type", PROBLEM_JSON),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+            *self.headers,
+        ]
+        if self.retry_after is not None:
+            # RFC 9110 10.2.3 has whole seconds; the second header is what OpenAI's SDK reads first.
+            seconds = max(1, math.ceil(self.retry_after))
+            headers.append((b"retry-after", str(seconds).encode()))
+            headers.append((b"retry-after-ms", str(max(1, math.ceil(self.retry_after * 1000))).encode()))
+        return headers, body
+
+
+def bad_request(message: str, *, param: str | None = None, problems: Sequence[Mapping[str, str]] = ()) -> Refusal:
+    """400: the request cannot be understood; `param` is the path of the first wrong value in the body."""
+    extra = {"problems": list(problems)} if len(problems) > 1 else {}
+    return Refusal(
+        status=400, code="BAD_REQUEST", type="invalid_request_error", message=message, param=param, extra=extra
+    )
+
+
+def unauthorized(message: str) -> Refusal:
+    """401, with the challenge that RFC 9110 asks for."""
+    return Refusal(
+        status=401,
+        code="UNAUTHORIZED",
+        type="authentication_error",
+        message=message,
+        headers=((b"www-authenticate", b'Bearer realm="openclaw"'),),
+    )
+
+
+def forbidden(message: str) -> Refusal:
+    """403: the caller is known and may not."""
+    return Refusal(status=403, code="FORBIDDEN", type="permission_error", message=message)
+
+
+def not_found(message: str) -> Refusal:
+    """404, for unknown routes and unknown ids alike."""
+    return Refusal(status=404, code="NOT_FOUND", type="invalid_request_error", message=message)
+
+
+def method_not_allowed(message: str, allow: Sequence[str]) -> Refusal:
+    """405 with the `Allow` header."""
+    return Refusal(
+        status=405,
+        code="METHOD_NOT_ALLOWED",
+        type="invalid_request_error",
+        message=message,
+        headers=((b"allow", ", ".join(sorted(allow)).encode()),),
+    )
+
+
+def conflict(message: str, *, retry_after: float | None = None) -> Refusal:
+    """409: the request contradicts the state of what it names."""
+    return Refusal(status=409, code="CONFLICT", type="conflict", message=message, retry_after=retry_after)
+
+
+def payload_too_large(limit: int) -> Refusal:
+    """413: the body is longer than `limit` bytes."""
+    return Refusal(
+        status=413,
+        code="PAYLOAD_TOO_LARGE",
+        type="invalid_request_error",
+        message=f"the request body is larger than {limit} bytes",
+    )
+
+
+def unavailable(message: str, *, retry_after: float = 1.0) -> Refusal:
+    """503: draining, overloaded, or a part that must answer does not."""
+    return Refusal(
+        status=503, code="SERVICE_UNAVAILABLE", type="server_error", message=message, retry_after=retry_after
+    )
+
+
+def internal_error() -> Refusal:
+    """500 with a generic text; the cause is in the log under the same request id."""
+    return Refusal(
+        status=500,
+        code="INTERNAL_SERVER_ERROR",
+        type="server_error",
+        message="the gateway failed to answer; the cause is in its log under this request id",
+    )

@@ -1,0 +1,101 @@
+"""What a route says of itself: who may call it, what it meters, what it takes and gives.
+
+The declaration travels in the `opt` of a Litestar handler. From it the pipeline is proved at boot and the
+OpenAPI document is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import msgspec
+from litestar import Litestar
+from litestar.routes import ASGIRoute, HTTPRoute, WebSocketRoute
+
+from openclaw_gateway.meters import REQUESTS, Meter
+
+Access = Literal["public", "optional", "authenticated"]
+Surface = Literal["own", "openai", "anthropic", "operations", "websocket", "docs"]
+
+_OPT = "route"
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """The declaration of one route; `path` and `methods` are filled in from the handler.
+
+    `access`: public (no credential is looked at), optional (one is used where given), authenticated.
+    `scopes`: all of these must be granted to the caller. `tiers`: only these may call; empty for all.
+    `meters`: what one request emits before its handler runs. `message_meters`: what one WebSocket message emits.
+    `body`, `answer`: Structs for the document; `status` of the good answer.
+    """
+
+    access: Access
+    path: str = ""
+    methods: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+    tiers: tuple[str, ...] = ()
+    meters: tuple[Meter, ...] = ()
+    message_meters: tuple[Meter, ...] = ()
+    surface: Surface = "own"
+    summary: str = ""
+    query: Mapping[str, Any] = {}
+    body: Any = None
+    answer: Any = None
+    status: int = 200
+    errors: tuple[int, ...] = ()
+
+
+#: stands for every request that no route matches: 404, 405, paths that cannot be parsed
+UNMATCHED = Route(access="public", path="(unmatched)", surface="operations", summary="no route matched")
+
+
+def declared(
+    *,
+    access: Access,
+    meters: tuple[Meter, ...] | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    """Return the keyword arguments that bind a declaration to a Litestar handler.
+
+    An authenticated route meters `requests` unless it says otherwise.
+    """
+    if meters is None:
+        meters = (REQUESTS,) if access == "authenticated" else ()
+    return {"opt": {_OPT: Route(access=access, meters=meters, **fields)}}
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """A declaration with the handler and the path that it belongs to; None where the handler has none."""
+
+    handler: Any
+    path: str
+    methods: tuple[str, ...]
+    declaration: Route | None
+
+    @property
+    def route(self) -> Route:
+        assert self.declaration is not None
+        return msgspec.structs.replace(self.declaration, path=self.path, methods=self.methods)
+
+
+def bound_routes(app: Litestar) -> Iterator[Bound]:
+    """Walk all routes of an application, one for each path and handler."""
+    for route in app.routes:
+        if isinstance(route, HTTPRoute):
+            for handler in route.route_handlers:
+                if handler.fn.__module__.startswith("litestar."):
+                    continue  # Litestar adds an OPTIONS handler to every path
+                methods = tuple(sorted(str(m) for m in handler.http_methods))
+                yield Bound(handler, _template(route.path_format), methods, handler.opt.get(_OPT))
+        elif isinstance(route, ASGIRoute):
+            declaration = route.route_handler.opt.get(_OPT)
+            methods = declaration.methods if declaration is not None else ()
+            yield Bound(route.route_handler, _template(route.path_format), methods, declaration)
+        elif isinstance(route, WebSocketRoute):
+            declaration = route.route_handler.opt.get(_OPT)
+            yield Bound(route.route_handler, _template(route.path_format), ("WEBSOCKET",), declaration)
+
+
+def _template(path: str) -> str:
+    return path if path == "/" else path.rstrip("/")

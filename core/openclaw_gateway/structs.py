@@ -1,0 +1,163 @@
+"""Walks plain data against a Struct and finds every problem, where msgspec stops at the first.
+
+Serves the operator's files and the bodies of clients alike. It reports; building the value stays msgspec's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import msgspec
+
+Path = tuple[str | int, ...]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that is wrong: where, what was found and expected, and the nearest right thing."""
+
+    keys: Path
+    message: str
+    found: str | None = None
+    expected: str | None = None
+    nearest: str | None = None
+
+    @property
+    def path(self) -> str:
+        return dotted(self.keys)
+
+
+def dotted(keys: Iterable[str | int]) -> str:
+    """Write a path as `messages[0].role`."""
+    text = ""
+    for key in keys:
+        if isinstance(key, int):
+            text += f"[{key}]"
+        else:
+            text += f".{key}" if text else str(key)
+    return text
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """Return the word that was most likely meant."""
+    matches = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def collect(value: Any, type: Any, *, path: Path = (), dec_hook: Any = None) -> list[Finding]:
+    """Return all findings of `value` against `type`."""
+    return list(_walk(value, type, path, dec_hook))
+
+
+def _walk(value: Any, type: Any, path: Path, dec_hook: Any) -> Iterator[Finding]:
+    base = _bare(type)
+    if _is_struct(base):
+        yield from _walk_struct(value, base, path, dec_hook)
+        return
+    origin, args = get_origin(base), get_args(base)
+    if origin is dict and isinstance(value, dict) and len(args) == 2 and _nested(args[1]):
+        for key, item in value.items():
+            yield from _walk(item, args[1], (*path, key), dec_hook)
+        return
+    if origin in (list, tuple) and isinstance(value, list) and args and _nested(args[0]):
+        for i, item in enumerate(value):
+            yield from _walk(item, args[0], (*path, i), dec_hook)
+        return
+    if origin in (Union, types.UnionType):
+        structs = [a for a in args if _is_struct(_bare(a))]
+        if len(structs) == 1 and isinstance(value, dict):
+            yield from _walk(value, structs[0], path, dec_hook)
+            return
+    try:
+        msgspec.convert(value, type, dec_hook=dec_hook)
+    except msgspec.ValidationError as error:
+        message = str(error).split(" - at `")[0]
+        options = [str(o) for o in get_args(base)] if origin is Literal else []
+        yield Finding(
+            path,
+            message[0].lower() + message[1:],
+            found=_kind(value),
+            expected=describe(type),
+            nearest=nearest(value, options) if isinstance(value, str) and options else None,
+        )
+
+
+def _walk_struct(value: Any, struct: Any, path: Path, dec_hook: Any) -> Iterator[Finding]:
+    if not isinstance(value, dict):
+        yield Finding(path, "not a table", found=_kind(value), expected="a table")
+        return
+    fields = {f.encode_name: f for f in msgspec.structs.fields(struct)}
+    closed = struct.__struct_config__.forbid_unknown_fields
+    for key, item in value.items():
+        field = fields.get(key)
+        if field is not None:
+            yield from _walk(item, field.type, (*path, key), dec_hook)
+        elif closed:
+            yield Finding(
+                (*path, key),
+                "unknown key",
+                expected="one of: " + ", ".join(sorted(fields)) if fields else "no keys",
+                nearest=nearest(str(key), fields),
+            )
+    for name, field in fields.items():
+        if field.required and name not in value:
+            yield Finding((*path, name), "missing", expected=describe(field.type))
+
+
+def describe(type: Any) -> str:
+    """Say in an operator's words what values a type takes."""
+    base = _bare(type)
+    shown = getattr(base, "__expects__", None)
+    if shown is not None:
+        return str(shown)
+    origin, args = get_origin(base), get_args(base)
+    if origin is Literal:
+        return "one of " + ", ".join(f'"{a}"' for a in args)
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(a) for a in args if a is not types.NoneType)
+    if origin in (list, tuple, frozenset, set):
+        return "a list of " + (describe(args[0]) if args else "values")
+    if origin is dict or base is dict or _is_struct(base):
+        return "a table"
+    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    text = words.get(base, getattr(base, "__name__", str(base)))
+    for meta in get_args(type)[1:] if get_origin(type) is Annotated else ():
+        if isinstance(meta, msgspec.Meta):
+            bounds = [("gt", "over"), ("ge", "at least"), ("lt", "under"), ("le", "at most")]
+            for name, word in bounds:
+                if (bound := getattr(meta, name)) is not None:
+                    text += f", {word} {bound}"
+            if meta.pattern is not None:
+                text += f", like {meta.pattern}"
+            if meta.min_length is not None:
+                text += f", at least {meta.min_length} long"
+            if meta.max_length is not None:
+                text += f", at most {meta.max_length} long"
+    return text
+
+
+def _bare(type: Any) -> Any:
+    while get_origin(type) is Annotated:
+        type = get_args(type)[0]
+    return type
+
+
+def _nested(type: Any) -> bool:
+    base = _bare(type)
+    return _is_struct(base) or get_origin(base) in (dict, list, tuple) or get_origin(type) is Annotated
+
+
+def _is_struct(base: Any) -> bool:
+    return isinstance(base, type) and issubclass(base, msgspec.Struct)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, str):
+        return f'"{value}"' if len(value) <= 60 else f'"{value[:57]}..."'
+    return {dict: "a table", list: "a list"}.get(value.__class__, value.__class__.__name__)

@@ -1,0 +1,113 @@
+"""Reads the tier files: what each tier may use, as data. The core knows no limit by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from openclaw_gateway.config.layers import TomlFile
+from openclaw_gateway.config.problems import Problem
+from openclaw_gateway.structs import Finding, collect, nearest
+
+#: keys of a tier file that belong to the host; every other key is the id of a plugin with limits
+_OWN: dict[str, Any] = {"title": str, "models": list[str], "skills": list[str], "scopes": list[str]}
+
+
+class Tier(msgspec.Struct, frozen=True):
+    """One tier: plugin id → limit name → that plugin's `Limits` Struct. None opens all models or skills."""
+
+    name: str
+    title: str
+    tables: Mapping[str, Mapping[str, Any]]
+    models: frozenset[str] | None = None
+    skills: frozenset[str] | None = None
+    scopes: frozenset[str] | None = None
+
+
+class TierFiles:
+    """The folder as read; typed by `build` once the plugins that own the tables are known."""
+
+    def __init__(self, folder: Path, shown: str) -> None:
+        self.folder = folder
+        self.problems: list[Problem] = []
+        self.files: dict[str, TomlFile] = {}
+        if not folder.is_dir():
+            self.problems.append(
+                Problem(origin=shown, path="", message="no such folder", expected="a folder of tier files")
+            )
+            return
+        for path in sorted(folder.glob("*.toml")):
+            file = TomlFile(path, f"{shown}/{path.name}")
+            self.problems.extend(file.problems)
+            name = path.stem
+            if name.lower() in (other.lower() for other in self.files):
+                self.problems.append(
+                    Problem(origin=file.shown, path="", message=f"a second file for the tier {name.lower()!r}")
+                )
+            self.files[name] = file
+        if not self.files:
+            self.problems.append(
+                Problem(origin=shown, path="", message="no tier file", expected="at least one NAME.toml")
+            )
+
+    def build(self, owners: Mapping[str, type[msgspec.Struct]]) -> tuple[dict[str, Tier], list[Problem]]:
+        """Type every table by the `Limits` of its plugin; return all tiers, or all problems."""
+        problems = list(self.problems)
+        tiers: dict[str, Tier] = {}
+        for name, file in self.files.items():
+            if file.problems:
+                continue
+            found: list[Finding] = []
+            tables: dict[str, dict[str, Any]] = {}
+            for key, value in file.data.items():
+                if key in _OWN:
+                    found += collect(value, _OWN[key], path=(key,))
+                elif key not in owners:
+                    found.append(
+                        Finding(
+                            (key,),
+                            "unknown table: no plugin of the configuration with this id has limits",
+                            expected="one of: " + ", ".join(sorted([*owners, *_OWN])),
+                            nearest=nearest(key, [*owners, *_OWN]),
+                        )
+                    )
+                else:
+                    found += collect(value, dict[str, owners[key]], path=(key,))  # type: ignore[valid-type]
+                    tables[key] = value
+            for owner in owners:
+                if owner not in file.data:
+                    found.append(Finding((owner,), "missing table", expected=f"[{owner}.<limit>]"))
+            problems += [
+                Problem(
+                    origin=file.origin(f.keys),
+                    path=f.path,
+                    message=f.message,
+                    found=f.found,
+                    expected=f.expected,
+                    nearest=f.nearest,
+                )
+                for f in found
+            ]
+            if not found:
+                tiers[name] = Tier(
+                    name=name,
+                    title=file.data.get("title", name),
+                    tables={
+                        owner: {k: msgspec.convert(v, owners[owner]) for k, v in table.items()}
+                        for owner, table in tables.items()
+                    },
+                    models=_opened(file.data, "models"),
+                    skills=_opened(file.data, "skills"),
+                    scopes=_opened(file.data, "scopes"),
+                )
+        return tiers, problems
+
+    def origin(self, tier: str, keys: tuple[str | int, ...] = ()) -> str:
+        return self.files[tier].origin(keys)
+
+
+def _opened(data: Mapping[str, Any], key: str) -> frozenset[str] | None:
+    return frozenset(data[key]) if key in data else None
