@@ -100,9 +100,7 @@ class Exchange:
         "trusted_peer",
     )
 
-    def __init__(
-        self, kind: Kind, method: str, path: str, route: CompiledRoute, scope: Any, started: float
-    ) -> None:
+    def __init__(self, kind: Kind, method: str, path: str, route: CompiledRoute, scope: Any, started: float) -> None:
         self.kind: Kind = kind
         self.method = method
         self.path = path

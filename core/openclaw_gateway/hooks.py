@@ -127,7 +127,7 @@ def on_response(x: Exchange, head: ResponseHead) -> None:
 
 
 @hookspec
-def on_chunk(x: Exchange, data: bytes) -> bytes | None:  # type: ignore[empty-body]
+def on_chunk(x: Exchange, data: bytes) -> bytes | None:
     """Called for each body chunk that goes out, streams included, in reverse order of the pipeline.
 
     Return other bytes to replace it, None to leave it. Plain function only. A route whose responses carry

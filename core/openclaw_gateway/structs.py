@@ -122,7 +122,7 @@ def describe(type: Any) -> str:
     if origin is dict or base is dict or _is_struct(base):
         return "a table"
     words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-    text = words.get(base, getattr(base, "__name__", str(base)))
+    text: str = words.get(base, getattr(base, "__name__", str(base)))
     for meta in get_args(type)[1:] if get_origin(type) is Annotated else ():
         if isinstance(meta, msgspec.Meta):
             bounds = [("gt", "over"), ("ge", "at least"), ("lt", "under"), ("le", "at most")]

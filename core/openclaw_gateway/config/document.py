@@ -31,9 +31,9 @@ class GatewaySettings(PluginConfig, frozen=True, kw_only=True):
     ]
     host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 9090
-    data_dir: Annotated[
-        str, Meta(description="Where the embedded default keeps its state, relative to this file.")
-    ] = ".openclaw"
+    data_dir: Annotated[str, Meta(description="Where the embedded default keeps its state, relative to this file.")] = (
+        ".openclaw"
+    )
     tiers: Annotated[str, Meta(description="Folder of the tier files, relative to this file.")] = "tiers"
     workers: Annotated[
         int, Meta(ge=1, le=64, description="Processes that serve. More than one needs shared stores.")
@@ -84,9 +84,7 @@ class ModelTimeouts(PluginConfig, frozen=True, kw_only=True):
 class Model(PluginConfig, frozen=True, kw_only=True):
     """`[models.<alias>]`: a model under the name that clients use."""
 
-    provider: Annotated[
-        str, needs(ModelProvider), Meta(description="Id of the provider plugin that speaks to it.")
-    ]
+    provider: Annotated[str, needs(ModelProvider), Meta(description="Id of the provider plugin that speaks to it.")]
     name: Annotated[str | None, Meta(description="Its name at the upstream; by default the alias.")] = None
     tiers: Annotated[tuple[str, ...], Meta(description="Tiers that may use it; empty for all.")] = ()
     owned_by: Annotated[str, Meta(description="Shown in the model list.")] = "openclaw"

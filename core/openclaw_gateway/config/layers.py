@@ -59,12 +59,12 @@ class TomlFile:
         except tomllib.TOMLDecodeError as error:
             match = _SYNTAX.match(str(error))
             lines = text.splitlines()
-            line, column = (match["line"], match["column"]) if match and match["line"] else (len(lines) or 1, 1)
-            source = lines[int(line) - 1].strip() if lines else ""
+            at = (int(match["line"]), int(match["column"])) if match and match["line"] else (len(lines) or 1, 1)
+            source = lines[at[0] - 1].strip() if lines else ""
             message = (match["message"] if match else str(error)).rstrip(".")
             self.problems.append(
                 Problem(
-                    origin=f"{shown}:{line}:{column}",
+                    origin=f"{shown}:{at[0]}:{at[1]}",
                     path="",
                     message=f"not valid TOML: {message[0].lower()}{message[1:]}",
                     found=f"`{source}`",

@@ -1,0 +1,50 @@
+"""`serve`: open everything, listen, say what a newcomer needs to know, drain on a stop signal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from openclaw_gateway.cli.context import PROBLEM_FOUND, config_option, fail, located
+
+
+@click.command()
+@config_option
+@click.option("--host", help="Address to listen on; overrides gateway.host.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; overrides gateway.port.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Processes that serve; overrides gateway.workers.")
+def serve(config: Path | None, host: str | None, port: int | None, workers: int | None) -> None:
+    """Serve until a stop signal: the first drains, the second ends at once."""
+    import os
+
+    from openclaw_gateway.config.layers import Layers, TomlFile
+    from openclaw_gateway.errors import ConfigError, StartFailed
+    from openclaw_gateway.gateway import Gateway
+    from openclaw_gateway.server import run
+
+    path, assumed = located(config)
+    given = {"HOST": host, "PORT": port, "WORKERS": workers}
+    options = {f"OPENCLAW_GATEWAY__{name}": str(value) for name, value in given.items() if value is not None}
+    layers = Layers(TomlFile(path, str(path)), {**os.environ, **options})
+    for warning in layers.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    try:
+        gateway = Gateway(layers)
+    except ConfigError as error:
+        fail(error.problems)
+
+    def ready() -> None:
+        what = "the embedded defaults (no openclaw.toml here)" if assumed else str(path)
+        click.echo(f"openclaw-gateway {gateway.version} serves {what}")
+        click.echo(f"  {gateway.url}  (API reference: {gateway.url}/api/docs)")
+        for line in gateway.notices():
+            click.echo(line)
+        sys.stdout.flush()
+
+    try:
+        sys.exit(run(gateway, ready=ready))
+    except StartFailed as error:
+        click.echo(f"not started: {error}", err=True)
+        sys.exit(PROBLEM_FOUND)

@@ -1,0 +1,313 @@
+"""The gateway: Litestar, plugins and pipelines assembled from one configuration. A value, not a global."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pluggy
+from litestar import Litestar, Request
+from litestar import Response as LitestarResponse
+from prometheus_client import CollectorRegistry
+
+from openclaw_gateway import __version__, hooks
+from openclaw_gateway.addresses import Peers
+from openclaw_gateway.admission import Admission
+from openclaw_gateway.clock import Clock, SystemClock
+from openclaw_gateway.config.document import StepSettings
+from openclaw_gateway.config.layers import Layers, TomlFile
+from openclaw_gateway.config.problems import Problem
+from openclaw_gateway.errors import ConfigError, StartFailed
+from openclaw_gateway.facts import PRINCIPAL, REQUEST_ID, Principal
+from openclaw_gateway.hooks import HealthCheck
+from openclaw_gateway.host import Host
+from openclaw_gateway.loader import Loaded, load
+from openclaw_gateway.pipeline import (
+    Proof,
+    Step,
+    compile_routes,
+    implementations,
+    known_meters,
+    misfits,
+    plans_by_meter,
+)
+from openclaw_gateway.routes import Route, bound_routes
+from openclaw_gateway.runner import Runner, log_fault, refusal_of
+from openclaw_gateway.structs import dotted
+
+T = TypeVar("T")
+
+logger = logging.getLogger("openclaw.gateway")
+
+
+class Gateway:
+    """One gateway. Building it opens nothing; `running()` opens every plugin and closes it again.
+
+    Raises ConfigError with every problem of the configuration.
+    """
+
+    def __init__(self, layers: Layers, *, clock: Clock | None = None, generation: int = 1) -> None:
+        loaded, problems = load(layers)
+        if loaded is None:
+            raise ConfigError(problems)
+        self.layers = layers
+        self.document = loaded.document
+        self.definitions = loaded.definitions
+        self.tiers = loaded.tiers
+        self.tier_files = loaded.tier_files
+        self.config_dir = layers.file.path.parent
+        self.generation = generation
+        self.version = __version__
+        self.started_at = time.time()
+        #: where clients reach us; set by the server once it listens
+        self.url = f"http://{self.document.gateway.host}:{self.document.gateway.port}"
+        self.clock: Clock = clock if clock is not None else SystemClock()
+        self.registry = CollectorRegistry()
+        self.admission = Admission(self.clock)
+        self.instances: dict[str, Any] = {}
+        self._hooks = pluggy.PluginManager(hooks.PROJECT)
+        self._hooks.add_hookspecs(hooks)
+        self._build(loaded)
+        self._implementations = {id: implementations(self._hooks, p) for id, p in self.instances.items()}
+        self._refuse([f for id, found in self._implementations.items() for f in misfits(id, found)])
+        self.steps = self._steps()
+        self.app = Litestar(
+            route_handlers=[h for found in self._each("routes") for h in found],
+            openapi_config=None,
+            logging_config=None,
+            request_max_body_size=None,
+            exception_handlers={Exception: _render},
+        )
+        self.routes, self.proofs, self.runner = self._compile()
+        self.health_checks: list[HealthCheck] = [c for found in self._each("health") for c in found]
+
+    @classmethod
+    def from_file(
+        cls, path: Path, *, environ: Mapping[str, str] | None = None, clock: Clock | None = None, generation: int = 1
+    ) -> Gateway:
+        """Build a gateway from a file and the environment."""
+        return cls(Layers(TomlFile(path, path.name), environ), clock=clock, generation=generation)
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    _draining = False
+
+    def begin_drain(self) -> None:
+        """Turn readiness. New work is still taken until `refuse_new_work`."""
+        self._draining = True
+
+    def refuse_new_work(self) -> None:
+        """Answer new requests with 503 from now on; running ones go on."""
+        self._draining = True
+        self.runner.draining = True
+
+    def plugin(self, id: str) -> Any:
+        """Return the plugin instance of this id."""
+        return self.instances[id]
+
+    def satisfying(self, kind: type[T]) -> T | None:
+        """Return the first plugin that is of this class or satisfies this Protocol."""
+        return next((p for p in self.instances.values() if isinstance(p, kind)), None)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Enter every plugin's lifespan, in order of construction; leave in reverse.
+
+        Raises StartFailed naming the plugin that could not be opened.
+        """
+        async with AsyncExitStack() as stack:
+            for id in self.instances:
+                await self._open(stack, id)
+            yield
+
+    @asynccontextmanager
+    async def opened(self, id: str) -> AsyncIterator[Any]:
+        """Enter the lifespans of one plugin and of those that it names, for a command that does not serve."""
+        references = {d.id: d.references for d in self.definitions}
+        wanted: dict[str, None] = {}
+
+        def want(id: str) -> None:
+            for other in references[id]:
+                want(other)
+            wanted[id] = None
+
+        want(id)
+        async with AsyncExitStack() as stack:
+            for each in wanted:
+                await self._open(stack, each)
+            yield self.instances[id]
+
+    def notices(self) -> list[str]:
+        """Lines for the operator, once everything is open."""
+        return [line for found in self._each("notices") for line in found]
+
+    def migrations(self) -> list[Path]:
+        """Folders of plugins' own Alembic revisions."""
+        return list(self._each("migrations"))
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.runner(scope, receive, send)
+
+    # --- assembly -------------------------------------------------------------------------------
+
+    def _build(self, loaded: Loaded) -> None:
+        problems: list[Problem] = []
+        for definition in loaded.definitions:
+            host = Host(
+                definition.id,
+                document=loaded.document,
+                config_dir=self.config_dir,
+                tiers=loaded.tiers,
+                instances=self.instances,
+                registry=self.registry,
+                clock=self.clock,
+            )
+            host.gateway = self
+            try:
+                instance = (
+                    definition.cls(definition.config, host) if definition.config is not None else definition.cls(host)
+                )
+                self._hooks.register(instance, name=definition.id)
+            except ConfigError as error:
+                problems += error.problems
+            except (ValueError, pluggy.PluginValidationError) as error:
+                keys = ("plugins", definition.id)
+                problems.append(Problem(origin=self.layers.origin(keys), path=dotted(keys), message=str(error)))
+            except KeyError:
+                if not problems:  # it names a plugin that could not be built: that one is reported
+                    raise
+            else:
+                self.instances[definition.id] = instance
+        workers = loaded.document.gateway.workers
+        if workers > 1 and not problems:
+            for definition in loaded.definitions:
+                if getattr(self.instances[definition.id], "shared", True) is False:
+                    keys = ("gateway", "workers")
+                    message = (
+                        f"{workers} workers need stores that all of them share; "
+                        f"plugin {definition.id!r} ({definition.use}) lives in one process, so its limits would lie"
+                    )
+                    problems.append(
+                        Problem(
+                            origin=self.layers.origin(keys), path=dotted(keys), message=message, expected="workers = 1"
+                        )
+                    )
+        if problems:
+            raise ConfigError(problems)
+        self._hooks.check_pending()
+
+    def _steps(self) -> list[Step]:
+        settings = self.document.steps
+        return [
+            Step(i, id, self.instances[id], self._implementations[id], settings.get(id, StepSettings()))
+            for i, id in enumerate(self.document.gateway.pipeline)
+        ]
+
+    def _compile(self) -> tuple[tuple[Route, ...], tuple[Proof, ...], Runner]:
+        settings = self.document.gateway
+        problems: list[Problem] = []
+        stand_in = None
+        authenticated = any(PRINCIPAL in step.provides for step in self.steps)
+        if settings.insecure_dev and not authenticated:
+            if not _loopback(settings.host):
+                keys = ("gateway", "insecure_dev")
+                problems.append(
+                    Problem(
+                        origin=self.layers.origin(keys),
+                        path=dotted(keys),
+                        message=f"serving without authentication is for a loopback address, not {settings.host}",
+                        expected='host = "127.0.0.1", or an auth step in the pipeline',
+                    )
+                )
+            tier = next(iter(self.tiers.values()))
+            nobody = Principal(organization="dev", user="dev", tier=tier.name, method="none", credential="none")
+            stand_in = (nobody, tier)
+        networks = []
+        for i, text in enumerate(settings.trusted_proxies):
+            try:
+                networks.append(ipaddress.ip_network(text, strict=False))
+            except ValueError:
+                at = ("gateway", "trusted_proxies", i)
+                problems.append(
+                    Problem(
+                        origin=self.layers.origin(at),
+                        path=dotted(at),
+                        message="not a network",
+                        found=f'"{text}"',
+                        expected='CIDR such as "10.0.0.0/8"',
+                    )
+                )
+        bound = list(bound_routes(self.app))
+        compiled, proofs = compile_routes(
+            bound, self.steps, self.tiers, unmetered=settings.unmetered, open_access=stand_in is not None
+        )
+        keys = ("gateway", "pipeline")
+        problems += [
+            Problem(
+                origin=self.layers.origin(keys),
+                path=dotted(keys),
+                message=f"route {'/'.join(p.route.methods)} {p.route.path} is refused: {gap}",
+            )
+            for p in proofs
+            for gap in p.gaps
+        ]
+        if problems:
+            raise ConfigError(problems)
+        meters = known_meters(c.route for c in compiled)
+        self.admission.by_meter, self.admission.whole = plans_by_meter(self.steps, self.tiers, meters)
+        *served, unmatched = compiled
+        table = {(id(c.handler), c.route.path): c for c in served}
+        runner = Runner(self.app, table, unmatched, self.admission, Peers(networks), self.clock, stand_in=stand_in)
+        return tuple(c.route for c in served), tuple(proofs), runner
+
+    def _each(self, hook: str) -> list[Any]:
+        return [found[hook]() for found in self._implementations.values() if hook in found]
+
+    async def _open(self, stack: AsyncExitStack, id: str) -> None:
+        lifespan = self._implementations[id].get("lifespan")
+        if lifespan is None:
+            return
+        try:
+            await stack.enter_async_context(lifespan())
+        except StartFailed:
+            raise
+        except Exception as error:
+            raise StartFailed(f"plugin {id!r} could not be opened: {type(error).__name__}: {error}") from error
+
+    def _refuse(self, findings: Sequence[Any]) -> None:
+        if findings:
+            raise ConfigError(
+                [
+                    Problem(origin=self.layers.origin(f.keys), path=f.path, message=f.message, expected=f.expected)
+                    for f in findings
+                ]
+            )
+
+
+def _render(request: Request[Any, Any, Any], error: Exception) -> LitestarResponse[bytes]:
+    """Turn what a handler raised into the one error body; called by Litestar before a response has started."""
+    x = request.scope["exchange"]  # type: ignore[typeddict-item]
+    refusal = refusal_of(error)
+    x.refusal = refusal
+    x.outcome.error_code = refusal.code
+    if refusal.status >= 500:
+        x.outcome.error = error
+        if refusal.status == 500:
+            log_fault(x, error)
+    headers, body = refusal.render(x.path, x.get(REQUEST_ID))
+    given = {name.decode(): value.decode() for name, value in headers if name != b"content-length"}
+    return LitestarResponse(body, status_code=refusal.status, headers=given, media_type=given.pop("content-type"))
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,301 @@
+"""From a configuration to built plugins: entry points, classes, typed configs, references, instances in order.
+
+Nothing is skipped: whatever is wrong, in any file, is collected and refused together.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import msgspec
+
+from openclaw_gateway.config.document import Document, Model
+from openclaw_gateway.config.layers import FromEnvironment, Layers
+from openclaw_gateway.config.problems import Problem
+from openclaw_gateway.config.units import Duration, Secret, Size, decoder
+from openclaw_gateway.facts import PRINCIPAL, TIER
+from openclaw_gateway.pipeline import misordered
+from openclaw_gateway.structs import Finding, collect, dotted, nearest
+from openclaw_gateway.tiers import Tier, TierFiles
+
+GROUP = "openclaw.plugins"
+
+
+class Definition(msgspec.Struct, frozen=True):
+    """One plugin instance before it is built: its id, class, typed config and the ids it names."""
+
+    id: str
+    use: str
+    cls: Any
+    config: Any
+    references: tuple[str, ...]
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A configuration that holds: the typed document, definitions in order of construction, typed tiers."""
+
+    document: Document
+    definitions: tuple[Definition, ...]
+    tiers: Mapping[str, Tier]
+    tier_files: TierFiles
+
+
+@cache
+def installed() -> dict[str, list[EntryPoint]]:
+    """All plugins that installed distributions offer, by name; more than one of a name is a conflict."""
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=GROUP):
+        found.setdefault(point.name, []).append(point)
+    return found
+
+
+def load(layers: Layers) -> tuple[Loaded | None, list[Problem]]:
+    """Type and resolve everything; return what was loaded, or every problem."""
+    return _Load(layers).run()
+
+
+class _Load:
+    def __init__(self, layers: Layers) -> None:
+        self.layers = layers
+        self.directory = layers.file.path.parent
+        self.dec_hook = decoder(self.directory)
+        self.problems: list[Problem] = list(layers.problems)
+
+    def run(self) -> tuple[Loaded | None, list[Problem]]:
+        if self.problems:
+            return None, self.problems
+        tree = _settled(self.layers.tree, Document)
+        self.report(collect(tree, Document, dec_hook=self.dec_hook))
+        plugins = tree.get("plugins") if isinstance(tree.get("plugins"), dict) else {}
+        gateway = tree.get("gateway") if isinstance(tree.get("gateway"), dict) else {}
+        order = [p for p in gateway.get("pipeline", []) if isinstance(p, str)]
+        definitions = self.define({k: v for k, v in plugins.items() if isinstance(v, dict)}, order)
+        self.check_order(order, definitions, bool(gateway.get("insecure_dev", False)))
+        self.check_references(tree, definitions)
+        steps = tree.get("steps") if isinstance(tree.get("steps"), dict) else {}
+        for id in steps:
+            if id not in order:
+                self.report([Finding(("steps", id), "no such step in gateway.pipeline", nearest=nearest(id, order))])
+        files = TierFiles(self.directory / str(gateway.get("tiers", "tiers")), str(gateway.get("tiers", "tiers")))
+        owners = {d.id: d.cls.Limits for d in definitions.values() if hasattr(d.cls, "Limits")}
+        tiers, problems = files.build(owners)
+        self.problems += problems
+        ordered = self.in_order(definitions)
+        if self.problems:
+            return None, self.problems
+        document = msgspec.convert(tree, Document, dec_hook=self.dec_hook)
+        return Loaded(document, ordered, tiers, files), []
+
+    def report(self, findings: Iterable[Finding]) -> None:
+        for f in findings:
+            problem = Problem(
+                origin=self.layers.origin(f.keys),
+                path=dotted(f.keys),
+                message=f.message,
+                found=f.found,
+                expected=f.expected,
+                nearest=f.nearest,
+            )
+            if problem not in self.problems:
+                self.problems.append(problem)
+
+    def define(self, tables: Mapping[str, dict[str, Any]], order: Iterable[str]) -> dict[str, Definition]:
+        definitions: dict[str, Definition] = {}
+        places = {id: ("gateway", "pipeline", i) for i, id in reversed(list(enumerate(order)))}
+        for id in dict.fromkeys([*tables, *order]):
+            table = dict(tables.get(id, {}))
+            use: Any = table.pop("use", id)
+            where = ("plugins", id, "use") if "use" in tables.get(id, {}) else ("plugins", id)
+            if isinstance(use, FromEnvironment):
+                use = use.raw
+            keys = where if id in tables else places[id]
+            cls = self.find(use, keys, tables)
+            if cls is None:
+                continue
+            config_type = getattr(cls, "Config", None)
+            config = None
+            if config_type is not None:
+                table = _settled(table, config_type)
+                findings = collect(table, config_type, path=("plugins", id), dec_hook=self.dec_hook)
+                secret = {f.name for f in msgspec.structs.fields(config_type) if _names(f.type, Secret)}
+                self.report(
+                    msgspec.structs.replace(f, found=None) if set(map(str, f.keys)) & secret else f for f in findings
+                )
+                if not findings:
+                    config = msgspec.convert(table, config_type, dec_hook=self.dec_hook)
+            elif table:
+                self.report(
+                    [Finding(("plugins", id, key), "unknown key: this plugin has no settings") for key in table]
+                )
+            references = tuple(name for (name, _), _ in _located(config, ())) if config is not None else ()
+            definitions[id] = Definition(id, str(use), cls, config, references)
+        return definitions
+
+    def find(self, use: Any, keys: tuple[str | int, ...], tables: Mapping[str, Any]) -> Any:
+        offered = installed().get(use, []) if isinstance(use, str) else []
+        if not offered:
+            words = [*installed(), *(tables if "use" not in keys else ())]
+            finding = Finding(
+                keys,
+                "no installed plugin has this name",
+                found=f'"{use}"',
+                expected=f"an entry point of the group {GROUP}",
+                nearest=nearest(str(use), words),
+            )
+            self.report([finding])
+            return None
+        sources = {point.dist.name if point.dist is not None else "?" for point in offered}
+        if len(sources) > 1:
+            message = f'"{use}" is offered by more than one distribution: {", ".join(sorted(sources))}'
+            self.report([Finding(keys, message, expected="one of them installed")])
+            return None
+        try:
+            return offered[0].load()
+        except Exception as error:  # noqa: BLE001 - whatever a foreign module raises is the operator's to see
+            message = f'"{use}" cannot be imported from {offered[0].value}: {type(error).__name__}: {error}'
+            self.report([Finding(keys, message)])
+            return None
+
+    def check_order(self, order: list[str], definitions: Mapping[str, Definition], insecure_dev: bool) -> None:
+        for i, id in enumerate(order):
+            if id in order[:i]:
+                self.report([Finding(("gateway", "pipeline", i), f"step {id!r} is listed twice")])
+        steps = [(id, definitions[id].cls) for id in order if id in definitions]
+        authenticated = any(PRINCIPAL in getattr(cls, "provides", ()) for _, cls in steps)
+        given = (PRINCIPAL, TIER) if insecure_dev and not authenticated else ()
+        if len(steps) == len(order):
+            self.report(misordered(steps, given=given))
+
+    def check_references(self, tree: Mapping[str, Any], definitions: Mapping[str, Definition]) -> None:
+        for definition in definitions.values():
+            if definition.config is not None:
+                for (name, capability), keys in _located(definition.config, ("plugins", definition.id)):
+                    self.check_reference(keys, name, capability, definitions)
+        models = tree.get("models")
+        for alias, model in (models if isinstance(models, dict) else {}).items():
+            for field in msgspec.structs.fields(Model):
+                for capability in _capabilities(field.type):
+                    provider = model.get(field.encode_name) if isinstance(model, dict) else None
+                    if isinstance(provider, str):
+                        keys = ("models", alias, field.encode_name)
+                        self.check_reference(keys, provider, capability, definitions)
+
+    def check_reference(
+        self, keys: tuple[str | int, ...], name: str, capability: type, definitions: Mapping[str, Definition]
+    ) -> None:
+        definition = definitions.get(name)
+        if definition is None:
+            fitting = [d.id for d in definitions.values() if not _lacking(d.cls, capability)]
+            self.report(
+                [
+                    Finding(
+                        keys,
+                        "no plugin has this id",
+                        found=f'"{name}"',
+                        expected=f"a {capability.__name__}: " + (", ".join(sorted(fitting)) or "none is configured"),
+                        nearest=nearest(name, definitions),
+                    )
+                ]
+            )
+        elif lacking := _lacking(definition.cls, capability):
+            message = f'plugin "{name}" ({definition.use}) is no {capability.__name__}: it lacks {", ".join(lacking)}'
+            self.report([Finding(keys, message)])
+
+    def in_order(self, definitions: Mapping[str, Definition]) -> tuple[Definition, ...]:
+        """Order by references: a plugin is built after those that it names."""
+        ordered: dict[str, Definition] = {}
+        path: list[str] = []
+
+        def visit(id: str) -> None:
+            if id in ordered or id not in definitions:
+                return
+            if id in path:
+                cycle = " -> ".join([*path[path.index(id) :], id])
+                self.report([Finding(("plugins", id), f"plugins name one another in a circle: {cycle}")])
+                return
+            path.append(id)
+            for reference in definitions[id].references:
+                visit(reference)
+            path.pop()
+            ordered[id] = definitions[id]
+
+        for id in definitions:
+            visit(id)
+        return tuple(ordered.values())
+
+
+def _settled(value: Any, type: Any) -> Any:
+    """Replace each variable by its text where the schema wants text, else by what TOML makes of it."""
+    base = _bare(type)
+    if isinstance(value, FromEnvironment):
+        return value.raw if _textual(base) else value.parsed
+    if isinstance(value, dict):
+        if inspect.isclass(base) and issubclass(base, msgspec.Struct):
+            fields = {f.encode_name: f.type for f in msgspec.structs.fields(base)}
+            return {k: _settled(v, fields.get(k, Any)) for k, v in value.items()}
+        if get_origin(base) is dict:
+            inner = get_args(base)[1]
+            # A plugin's own table is typed by the plugin, later: leave its variables alone until then.
+            if get_origin(_bare(inner)) is dict:
+                return value
+            return {k: _settled(v, inner) for k, v in value.items()}
+    return value
+
+
+def _textual(base: Any) -> bool:
+    if base in (str, Duration, Size, Secret):
+        return True
+    origin = get_origin(base)
+    if origin is Literal:
+        return all(isinstance(a, str) for a in get_args(base))
+    if origin in (Union, types.UnionType):
+        return any(_textual(_bare(a)) for a in get_args(base))
+    return False
+
+
+def _bare(type: Any) -> Any:
+    while get_origin(type) is Annotated:
+        type = get_args(type)[0]
+    return type
+
+
+def _names(type: Any, wanted: Any) -> bool:
+    base = _bare(type)
+    return base is wanted or any(_names(a, wanted) for a in get_args(base))
+
+
+def _capabilities(type: Any) -> Iterator[Any]:
+    """Yield the Protocols that a field's type needs, also inside tuples and unions."""
+    if get_origin(type) is Annotated:
+        for meta in get_args(type)[1:]:
+            if isinstance(meta, msgspec.Meta) and meta.extra and "needs" in meta.extra:
+                yield meta.extra["needs"]
+    for argument in get_args(type):
+        if argument is not Ellipsis and not isinstance(argument, msgspec.Meta):
+            yield from _capabilities(argument)
+
+
+def _located(config: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str, Any], tuple[str | int, ...]]]:
+    """Yield ((id, capability), path) for every reference that a config holds."""
+    for field in msgspec.structs.fields(config):
+        for capability in _capabilities(field.type):
+            value = getattr(config, field.name)
+            if isinstance(value, str):
+                yield (value, capability), (*path, field.encode_name)
+            elif isinstance(value, (tuple, list)):
+                for i, name in enumerate(value):
+                    yield (name, capability), (*path, field.encode_name, i)
+
+
+def _lacking(cls: Any, capability: type) -> list[str]:
+    """Names of the Protocol that a class does not have."""
+    wanted: set[str] = set()
+    for base in capability.__mro__:
+        if getattr(base, "_is_protocol", False):
+            wanted |= {n for n in (*vars(base), *getattr(base, "__annotations__", {})) if not n.startswith("_")}
+    return sorted(name for name in wanted if not hasattr(cls, name))

@@ -1,0 +1,422 @@
+"""The ASGI runner, the only hot code: carries one exchange through its compiled pipeline and back.
+
+It stands outside Litestar, so that 404, 405 and malformed requests pass it too. It knows the route before the first
+step, and completes every exchange exactly once, whatever became of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from litestar.exceptions import HTTPException, MethodNotAllowedException
+
+from openclaw_gateway.decoding import Disconnected
+from openclaw_gateway.errors import Refused, StoreUnavailable, UpstreamFailed
+from openclaw_gateway.exchange import Exchange, Reply, ResponseHead
+from openclaw_gateway.facts import PRINCIPAL, REQUEST_ID, TIER
+from openclaw_gateway.refusals import (
+    Refusal,
+    bad_request,
+    internal_error,
+    method_not_allowed,
+    not_found,
+    unavailable,
+)
+
+if TYPE_CHECKING:
+    from litestar import Litestar
+
+    from openclaw_gateway.addresses import Peers
+    from openclaw_gateway.admission import Admission
+    from openclaw_gateway.clock import Clock
+    from openclaw_gateway.facts import Principal
+    from openclaw_gateway.pipeline import Call, CompiledRoute
+    from openclaw_gateway.tiers import Tier
+
+logger = logging.getLogger("openclaw.runner")
+
+Message = dict[str, Any]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class Runner:
+    """Runs exchanges. `routes` maps (id of Litestar's handler, path template) to the compiled route."""
+
+    def __init__(
+        self,
+        app: Litestar,
+        routes: Mapping[tuple[int, str], CompiledRoute],
+        unmatched: CompiledRoute,
+        admission: Admission,
+        peers: Peers,
+        clock: Clock,
+        *,
+        stand_in: tuple[Principal, Tier] | None,
+    ) -> None:
+        self._app: Callable[[Any, Any, Any], Awaitable[None]] = app
+        self._find = app.asgi_router.handle_routing
+        self._routes = routes
+        self._unmatched = unmatched
+        self._admission = admission
+        self._peers = peers
+        self._monotonic = clock.monotonic
+        #: who callers are where `insecure_dev` has switched authentication off
+        self._stand_in = stand_in
+        #: turned by the gateway when it drains: new work is refused
+        self.draining = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
+            raise RuntimeError(f"unknown ASGI scope {scope['type']!r}")
+
+    # --- HTTP -----------------------------------------------------------------------------------
+
+    async def _http(self, scope: Any, receive: Any, send: Send) -> None:
+        started = self._monotonic()
+        route, refusal = self.match(scope["path"], scope["method"])
+        x = Exchange("http", scope["method"], scope["path"], route, scope, started)
+        x.client, x.trusted_peer = self._peers.client_of(scope)
+        scope["exchange"] = x
+        response = Response(x, send)
+        try:
+            reply = await self._before(x, response)
+            if reply is None:
+                reply = refusal
+            if reply is None:
+                await self._app(scope, receive, response)
+                if not response.finished and not x.outcome.disconnected:
+                    x.outcome.disconnected = True
+            else:
+                await response.answer(reply)
+        except asyncio.CancelledError:
+            x.outcome.disconnected = True
+            raise
+        except Disconnected:
+            x.outcome.disconnected = True
+        except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the client gets a clean 500
+            await self._fault(x, response, error)
+        finally:
+            await self._complete(x)
+
+    def match(self, path: str, method: str) -> tuple[CompiledRoute, Refusal | None]:
+        """Find the route as Litestar will; its router caches the answer, so the second look-up is cheap."""
+        normal = path.rstrip("/") or "/"
+        try:
+            _, handler, _, _, template = self._find(normal, method)
+        except MethodNotAllowedException as error:
+            allow = (error.headers or {}).get("allow", "").split(", ")
+            return self._unmatched, method_not_allowed(f"{method} is not possible here", [a for a in allow if a])
+        except Exception:  # noqa: BLE001 - every way in which a path fails to be a route is a 404
+            return self._unmatched, not_found("no such route")
+        compiled = self._routes.get((id(handler), template.rstrip("/") or "/"))
+        if compiled is None:
+            return self._unmatched, not_found("no such route")
+        methods = compiled.route.methods
+        if methods and method not in methods:
+            return self._unmatched, method_not_allowed(f"{method} is not possible here", methods)
+        return compiled, None
+
+    async def _before(self, x: Exchange, response: Response) -> Reply | Refusal | None:
+        """Pass every `on_request`, then admission; return what ends the exchange early."""
+        if self._stand_in is not None and x.route.route.access != "public":
+            x[PRINCIPAL], x[TIER] = self._stand_in
+        if self.draining and x.route.route.surface != "operations":
+            response.entered = x.route.depth
+            return unavailable("the gateway is shutting down", retry_after=5.0)
+        for call in x.route.request:
+            response.entered = call.index + 1
+            reply = await self._step(x, call)
+            if reply is not None:
+                return reply
+        response.entered = x.route.depth
+        plans = x.route.plans
+        if plans:
+            return await self._admission.admit(x, plans[x[TIER].name])
+        return None
+
+    async def _step(self, x: Exchange, call: Call) -> Reply | Refusal | None:
+        step = call.step
+        try:
+            if call.awaits:
+                async with asyncio.timeout(step.settings.timeout):
+                    reply = await call.function(x)
+            else:
+                reply = call.function(x)
+        except Exception as error:
+            logger.error(
+                "step %s failed",
+                step.id,
+                exc_info=error,
+                extra={"fields": {"step": step.id, "onError": step.settings.on_error, "requestId": x.get(REQUEST_ID)}},
+            )
+            if step.settings.on_error == "allow":
+                return None
+            x.outcome.refused_by = step.id
+            return refusal_of(error) if isinstance(error, Refused) else unavailable("a part of the gateway failed")
+        if reply is None:
+            return None
+        if not step.settings.enforce:
+            logger.warning("step %s would refuse", step.id, extra={"fields": {"step": step.id, "enforced": False}})
+            return None
+        x.outcome.refused_by = step.id
+        found: Reply | Refusal = reply
+        return found
+
+    async def _fault(self, x: Exchange, response: Response, error: Exception) -> None:
+        refusal = refusal_of(error)
+        x.outcome.error = error
+        if refusal.status >= 500 and not isinstance(error, (StoreUnavailable, UpstreamFailed)):
+            log_fault(x, error)
+        if response.started:
+            return  # the server closes the connection, so that a cut response never looks whole
+        await response.answer(refusal)
+
+    async def _complete(self, x: Exchange) -> None:
+        receipt = x.receipt
+        if receipt is not None and receipt.open:
+            # Awaits in a cancelled task would be cancelled too, and the charge left to its expiry.
+            await asyncio.shield(asyncio.ensure_future(self._settle(x)))
+        outcome = x.outcome
+        outcome.seconds = self._monotonic() - x.started
+        for call in x.route.complete:
+            try:
+                call.function(x, outcome)
+            except Exception as error:
+                logger.error("on_complete of %s failed", call.step.id, exc_info=error)
+
+    async def _settle(self, x: Exchange) -> None:
+        receipt = x.receipt
+        assert receipt is not None
+        good = 0 < x.outcome.status < 400 and not x.outcome.disconnected and x.outcome.error is None
+        try:
+            await (receipt.commit() if good else receipt.void())
+        except StoreUnavailable as error:
+            logger.error("a charge could not be committed; its hold will expire", exc_info=error)
+        await receipt.release_leases()
+
+    # --- WebSocket ------------------------------------------------------------------------------
+
+    async def _websocket(self, scope: Any, receive: Any, send: Send) -> None:
+        started = self._monotonic()
+        route, refusal = self._match_websocket(scope["path"])
+        x = Exchange("websocket", "WEBSOCKET", scope["path"], route, scope, started)
+        x.client, x.trusted_peer = self._peers.client_of(scope)
+        scope["exchange"] = x
+        response = Response(x, send)
+        try:
+            reply = await self._before(x, response)
+            if reply is None:
+                reply = refusal
+            if reply is None:
+                await self._app(scope, receive, response)
+            else:
+                await response.deny(reply)
+        except asyncio.CancelledError:
+            x.outcome.disconnected = True
+            raise
+        except Exception as error:  # noqa: BLE001 - the last resort: an error frame is the handler's, the close is ours
+            x.outcome.error = error
+            refusal = refusal_of(error)
+            if refusal.status >= 500:
+                log_fault(x, error)
+            if not response.started:
+                await response.deny(refusal)
+            elif not response.finished:
+                await send({"type": "websocket.close", "code": 1011, "reason": "internal error"})
+        finally:
+            await self._complete(x)
+
+    def _match_websocket(self, path: str) -> tuple[CompiledRoute, Refusal | None]:
+        try:
+            _, handler, _, _, template = self._find(path.rstrip("/") or "/", None)
+        except Exception:  # noqa: BLE001 - every way in which a path fails to be a route is a 404
+            return self._unmatched, not_found("no such route")
+        compiled = self._routes.get((id(handler), template.rstrip("/") or "/"))
+        if compiled is None or compiled.route.methods != ("WEBSOCKET",):
+            return self._unmatched, not_found("no WebSocket here")
+        return compiled, None
+
+    async def message(self, parent: Exchange) -> tuple[Exchange, Refusal | None]:
+        """Pass one WebSocket message through `on_message` and admission; the caller then calls `complete`.
+
+        The exchange inherits the facts of the handshake. A refusal becomes an `error` frame.
+        """
+        route = parent.route
+        x = Exchange("message", "MESSAGE", parent.path, route, parent.scope, self._monotonic())
+        x.inherit(parent)
+        for call in route.message:
+            reply = await self._step(x, call)
+            if reply is not None:
+                refusal = reply if isinstance(reply, Refusal) else internal_error()
+                return x, _noted(x, refusal)
+        if route.message_plans:
+            refused = await self._admission.admit(x, route.message_plans[x[TIER].name])
+            if refused is not None:
+                return x, _noted(x, refused)
+        return x, None
+
+    async def complete(self, x: Exchange) -> None:
+        """Settle and complete a message exchange, exactly once."""
+        await self._complete(x)
+
+
+class Response:
+    """The way out: wraps the server's `send`, calls `on_response` and `on_chunk`, counts, and settles in time.
+
+    Where quotas are held, the start of the response waits for its body: the charge is committed before the last
+    byte, so that what a client was told is done is also accounted for.
+    """
+
+    __slots__ = ("_held", "_send", "_x", "entered", "finished", "started")
+
+    def __init__(self, x: Exchange, send: Send) -> None:
+        self._x = x
+        self._send = send
+        self._held: Message | None = None
+        #: how many steps of the pipeline the request has entered
+        self.entered = 0
+        self.started = False
+        self.finished = False
+
+    async def __call__(self, message: Message) -> None:
+        kind = message["type"]
+        x = self._x
+        if kind == "http.response.body":
+            last = not message.get("more_body", False)
+            if last and x.receipt is not None and x.receipt.holds:
+                await self._commit()
+            if self._held is not None:
+                await self._start(self._held)
+            data = message.get("body", b"")
+            for call in x.route.chunk:
+                if call.index < self.entered:
+                    replaced = call.function(x, data)
+                    if replaced is not None:
+                        data = replaced
+                        message = {**message, "body": data}
+            x.outcome.bytes_sent += len(data)
+            await self._send(message)
+            if last:
+                self.finished = True
+        elif kind == "http.response.start":
+            if x.receipt is not None and x.receipt.holds:
+                self._held = message
+            else:
+                await self._start(message)
+        else:
+            if kind == "websocket.accept":
+                self.started = True
+                x.outcome.status = 101
+                message = {**message, "headers": self._headed(101, list(message.get("headers") or []))}
+            elif kind == "websocket.close":
+                self.finished = True
+            await self._send(message)
+
+    async def answer(self, reply: Reply | Refusal) -> None:
+        """Send a whole response in place of the handler's."""
+        status, headers, body = self._rendered(reply)
+        if self._x.method == "HEAD":
+            body = b""
+        self._held = None
+        await self._start({"type": "http.response.start", "status": status, "headers": headers})
+        self._x.outcome.bytes_sent += len(body)
+        await self._send({"type": "http.response.body", "body": body})
+        self.finished = True
+
+    async def deny(self, reply: Reply | Refusal) -> None:
+        """Refuse a WebSocket handshake before accept, as an HTTP answer where the server can."""
+        status, headers, body = self._rendered(reply)
+        self.finished = True
+        if "websocket.http.response" in (self._x.scope.get("extensions") or {}):
+            headers = self._headed(status, headers)
+            await self._send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+            await self._send({"type": "websocket.http.response.body", "body": body})
+        else:
+            await self._send({"type": "websocket.close", "code": 1008, "reason": ""})
+
+    def _rendered(self, reply: Reply | Refusal) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        if isinstance(reply, Reply):
+            return reply.status, list(reply.headers), reply.body
+        _noted(self._x, reply)
+        headers, body = reply.render(self._x.path, self._x.get(REQUEST_ID))
+        return reply.status, headers, body
+
+    async def _start(self, message: Message) -> None:
+        self._held = None
+        headers = self._headed(message["status"], list(message.get("headers") or []))
+        self.started = True
+        await self._send({"type": "http.response.start", "status": self._x.outcome.status, "headers": headers})
+
+    def _headed(self, status: int, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        x = self._x
+        head = ResponseHead(status, headers)
+        for call in x.route.response:
+            if call.index < self.entered:
+                try:
+                    call.function(x, head)
+                except Exception as error:
+                    logger.error("on_response of %s failed", call.step.id, exc_info=error)
+        x.outcome.status = head.status
+        return head.headers
+
+    async def _commit(self) -> None:
+        receipt = self._x.receipt
+        assert receipt is not None
+        status = self._held["status"] if self._held is not None else self._x.outcome.status
+        if status < 400:
+            await receipt.commit()
+        else:
+            await receipt.void()
+
+
+def refusal_of(error: BaseException) -> Refusal:
+    """Say what a client may know of an exception."""
+    if isinstance(error, Refused):
+        return error.refusal
+    if isinstance(error, StoreUnavailable):
+        return unavailable(f"the {error.store} does not answer; try again shortly")
+    if isinstance(error, UpstreamFailed):
+        return Refusal(
+            status=error.status,
+            code=error.code,
+            type=error.type,
+            message=str(error),
+            param=error.param,
+            retry_after=error.retry_after,
+        )
+    if isinstance(error, HTTPException):
+        if error.status_code == 404:
+            return not_found("no such route")
+        if 400 <= error.status_code < 500:
+            param, message = _first_problem(error)
+            return bad_request(message, param=param)
+    return internal_error()
+
+
+def log_fault(x: Exchange, error: BaseException) -> None:
+    """Write the cause of a 500, under the request id that the client was given."""
+    fields = {"requestId": x.get(REQUEST_ID), "route": x.route.route.path, "method": x.method}
+    logger.error("request failed", exc_info=error, extra={"fields": fields})
+
+
+def _noted(x: Exchange, refusal: Refusal) -> Refusal:
+    x.refusal = refusal
+    x.outcome.error_code = refusal.code
+    return refusal
+
+
+def _first_problem(error: HTTPException) -> tuple[str | None, str]:
+    """Read Litestar's validation error of a query or path parameter, without the value that it quotes."""
+    extra: Any = error.extra
+    if isinstance(extra, list) and extra and isinstance(extra[0], dict):
+        key = extra[0].get("key")
+        if key:
+            return str(key), f"{key}: not a valid value"
+    return None, "the request cannot be understood"

@@ -1,0 +1,103 @@
+"""The HTTP server with our drain: uvicorn, told by us when to stop and what to wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from openclaw_gateway.gateway import Gateway
+
+logger = logging.getLogger("openclaw.server")
+
+
+class Server(uvicorn.Server):
+    """Serves one gateway. The first stop signal drains, the second ends at once."""
+
+    def __init__(self, gateway: Gateway, *, ready: Callable[[], None] = lambda: None) -> None:
+        settings = gateway.document.gateway
+        self.gateway = gateway
+        self._ready = ready
+        self._drain: asyncio.Task[None] | None = None
+        super().__init__(
+            uvicorn.Config(
+                app=gateway,
+                host=settings.host,
+                port=settings.port,
+                http="httptools",
+                ws="websockets-sansio",
+                loop="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                ws_per_message_deflate=False,
+                ws_max_size=2**20,
+                timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.should_exit:
+            return
+        host = self.gateway.document.gateway.host
+        port = self.servers[0].sockets[0].getsockname()[1]
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - only names what is listened on
+        self.gateway.url = f"http://{shown}:{port}"
+        self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._drain is not None:
+            self.should_exit = True
+            self.force_exit = True
+            return
+        loop = asyncio.get_running_loop()
+        self._drain = loop.create_task(self.drain())
+
+    async def drain(self) -> None:
+        """Turn readiness, go on accepting for the lame-duck time, then let the server finish what runs."""
+        settings = self.gateway.document.gateway
+        logger.info("stopping: running requests have %gs", settings.drain_timeout)
+        self.gateway.begin_drain()
+        if settings.lame_duck:
+            await asyncio.sleep(settings.lame_duck)
+        self.gateway.refuse_new_work()
+        self.should_exit = True
+
+    async def serve_in_this_loop(self) -> None:
+        """Serve without touching signals, for tests and for programs that embed a gateway."""
+        await self._serve()
+
+
+def run(gateway: Gateway, *, ready: Callable[[], None]) -> int:
+    """Open the gateway and serve until a stop signal; return the exit status."""
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_run(gateway, ready))
+    except KeyboardInterrupt:
+        return 0
+
+
+async def _run(gateway: Gateway, ready: Callable[[], None]) -> int:
+    async with gateway.running():
+        server = Server(gateway, ready=ready)
+        await server.serve()
+        return 0 if server.started else 1
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    factory: Any = uvloop.new_event_loop
+    made: Callable[[], asyncio.AbstractEventLoop] = factory
+    return made

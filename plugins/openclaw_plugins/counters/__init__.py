@@ -1,0 +1,1 @@
+"""The fast account of rates and leases: in memory for one process, in Redis or Valkey for many."""

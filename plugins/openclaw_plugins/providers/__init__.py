@@ -1,0 +1,1 @@
+"""Model providers: each speaks to one kind of upstream, and none knows who asks or what it costs."""
