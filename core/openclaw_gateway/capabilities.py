@@ -94,10 +94,12 @@ class Accounts(Protocol):
         *,
         transaction: AsyncConnection | None = None,
         lives_until: datetime | None = None,
+        holder: str | None = None,
     ) -> None:
         """Turn holds into usage, inside `transaction` where the work is stored there.
 
-        `lives_until` is for durable leases: the hold then stands until that time or `release`.
+        `lives_until` and `holder` are for durable leases: the hold then stands until that time, or until
+        `release` of that holder.
         """
         ...
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from openclaw_gateway.errors import Refused
-from openclaw_gateway.refusals import bad_request, payload_too_large
+from openclaw_gateway.refusals import Refusal, bad_request, payload_too_large
 from openclaw_gateway.structs import collect
 
 T = TypeVar("T")
@@ -62,16 +62,24 @@ def decode(body: bytes, type: type[T], *, decoder: msgspec.json.Decoder[T] | Non
     try:
         return decoder.decode(body) if decoder is not None else msgspec.json.decode(body, type=type)
     except msgspec.ValidationError as error:
-        found = [p for p in collect(_untyped.decode(body), type) if p.path]
-        problems = [{"param": p.path, "message": p.message} for p in found]
-        if not problems:
-            problems = [{"param": _path_of(error), "message": str(error).split(" - at `")[0]}]
-        first = problems[0]
-        raise Refused(
-            bad_request(f"{first['param'] or 'body'}: {first['message']}", param=first["param"], problems=problems)
-        ) from None
+        raise Refused(_misfit(body, type, error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Refused(bad_request("the request body is not valid JSON")) from None
+
+
+def _misfit(body: bytes, type: Any, error: msgspec.ValidationError) -> Refusal:
+    try:
+        findings = collect(_untyped.decode(body), type)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return bad_request("the request body is not valid JSON")
+    problems = [
+        {"param": f.path, "message": f.message + (f"; expected {f.expected}" if f.expected else "")} for f in findings
+    ]
+    if not problems:
+        problems = [{"param": _path_of(error), "message": str(error).split(" - at `")[0]}]
+    first = problems[0]
+    message = f"{first['param']}: {first['message']}" if first["param"] else f"the body: {first['message']}"
+    return bad_request(message, param=first["param"] or None, problems=problems)
 
 
 def guard(body: bytes) -> None:

@@ -67,7 +67,7 @@ class _Load:
         self.problems: list[Problem] = list(layers.problems)
 
     def run(self) -> tuple[Loaded | None, list[Problem]]:
-        if self.problems:
+        if self.layers.file.problems:
             return None, self.problems
         tree = _settled(self.layers.tree, Document)
         self.report(collect(tree, Document, dec_hook=self.dec_hook))

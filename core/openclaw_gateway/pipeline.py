@@ -17,7 +17,7 @@ from openclaw_gateway import hooks
 from openclaw_gateway.admission import Plan
 from openclaw_gateway.config.document import StepSettings
 from openclaw_gateway.exchange import Fact
-from openclaw_gateway.facts import PRINCIPAL
+from openclaw_gateway.facts import PRINCIPAL, TIER
 from openclaw_gateway.meters import BUILT_IN, Charge, Limit, Meter
 from openclaw_gateway.routes import UNMATCHED, Bound, Route
 from openclaw_gateway.structs import Finding
@@ -67,6 +67,12 @@ class Step:
     def applies(self, route: Route) -> bool:
         applies = self.implementations.get("applies")
         return applies is None or bool(applies(route))
+
+    def reads_facts(self, route: Route) -> bool:
+        """Whether what the step requires matters here: it acts on requests, or charges what the route meters."""
+        metered = bool(route.meters or route.message_meters)
+        acts = "on_request" in self.implementations or "on_message" in self.implementations
+        return acts or (metered and "charges" in self.implementations)
 
 
 class CompiledRoute:
@@ -195,8 +201,9 @@ def compile_routes(
         protected = route.access == "authenticated" or route.scopes or route.tiers or route.meters
         if protected and authenticated_by is None:
             gaps.append("it must know its caller, and no step of its pipeline provides 'principal'")
-        given = (PRINCIPAL,) if open_access else ()
-        gaps += [f.message for f in misordered([(s.id, s.plugin) for s in one.steps], given=given)]
+        given = (PRINCIPAL, TIER) if open_access else ()
+        bearing = [(s.id, s.plugin) for s in one.steps if s.reads_facts(route)]
+        gaps += [f.message for f in misordered(bearing, given=given)]
         metered_by: dict[str, tuple[str, ...]] = {}
         for meters, plans in ((route.meters, one.plans), (route.message_meters, one.message_plans)):
             if not meters:
@@ -212,7 +219,7 @@ def compile_routes(
                             f"tier {tier.name!r} sets no limit on its meter {meter.name!r} "
                             f"(a limit, or gateway.unmetered = [{meter.name!r}])"
                         )
-        if one.plans and not open_access and not any("tier" in (f.name for f in s.provides) for s in one.steps):
+        if one.plans and not open_access and not any(TIER in s.provides for s in one.steps):
             gaps.append("its meters need the caller's tier, and no step of its pipeline provides 'tier'")
         compiled.append(one)
         proofs.append(Proof(route, authenticated_by, metered_by, tuple(s.id for s in one.steps), tuple(gaps)))

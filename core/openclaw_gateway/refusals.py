@@ -7,7 +7,7 @@ Anthropic's SDKs read. Nothing of the cause of a fault is ever in it; that is in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -94,13 +94,13 @@ def not_found(message: str) -> Refusal:
     return Refusal(status=404, code="NOT_FOUND", type="invalid_request_error", message=message)
 
 
-def method_not_allowed(message: str, allow: Sequence[str]) -> Refusal:
+def method_not_allowed(method: str, allow: Iterable[str]) -> Refusal:
     """405 with the `Allow` header."""
     return Refusal(
         status=405,
         code="METHOD_NOT_ALLOWED",
         type="invalid_request_error",
-        message=message,
+        message=f"{method[:20]} is not possible here",
         headers=((b"allow", ", ".join(sorted(allow)).encode()),),
     )
 

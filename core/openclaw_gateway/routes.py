@@ -80,8 +80,8 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 def bound_routes(app: Litestar) -> Iterator[Bound]:
-    """Walk all routes of an application, one for each path and handler."""
-    for route in app.routes:
+    """Walk all routes of an application by path, one for each path and handler."""
+    for route in sorted(app.routes, key=lambda r: r.path):
         if isinstance(route, HTTPRoute):
             for handler in route.route_handlers:
                 if handler.fn.__module__.startswith("litestar."):

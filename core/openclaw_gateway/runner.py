@@ -59,6 +59,10 @@ class Runner:
         self._app: Callable[[Any, Any, Any], Awaitable[None]] = app
         self._find = app.asgi_router.handle_routing
         self._routes = routes
+        #: path template → the methods that are declared for it, for `Allow`
+        self._methods: dict[str, set[str]] = {}
+        for (_, template), compiled in routes.items():
+            self._methods.setdefault(template, set()).update(compiled.route.methods)
         self._unmatched = unmatched
         self._admission = admission
         self._peers = peers
@@ -112,15 +116,14 @@ class Runner:
             _, handler, _, _, template = self._find(normal, method)
         except MethodNotAllowedException as error:
             allow = (error.headers or {}).get("allow", "").split(", ")
-            return self._unmatched, method_not_allowed(f"{method} is not possible here", [a for a in allow if a])
+            return self._unmatched, method_not_allowed(method, [a for a in allow if a and a != "OPTIONS"])
         except Exception:  # noqa: BLE001 - every way in which a path fails to be a route is a 404
             return self._unmatched, not_found("no such route")
-        compiled = self._routes.get((id(handler), template.rstrip("/") or "/"))
-        if compiled is None:
-            return self._unmatched, not_found("no such route")
-        methods = compiled.route.methods
-        if methods and method not in methods:
-            return self._unmatched, method_not_allowed(f"{method} is not possible here", methods)
+        template = template.rstrip("/") or "/"
+        compiled = self._routes.get((id(handler), template))
+        if compiled is None or method not in compiled.route.methods:
+            # Litestar answers OPTIONS everywhere and lets an `@asgi` handler take every method; we do not.
+            return self._unmatched, method_not_allowed(method, self._methods.get(template, ()))
         return compiled, None
 
     async def _before(self, x: Exchange, response: Response) -> Reply | Refusal | None:
@@ -138,7 +141,11 @@ class Runner:
         response.entered = x.route.depth
         plans = x.route.plans
         if plans:
-            return await self._admission.admit(x, plans[x[TIER].name])
+            tier = x.get(TIER)
+            if tier is None or PRINCIPAL not in x:
+                # Boot has proved the order; a step that failed under on_error = "allow" still leaves a gap.
+                return unavailable("the gateway cannot tell whom to charge")
+            return await self._admission.admit(x, plans[tier.name])
         return None
 
     async def _step(self, x: Exchange, call: Call) -> Reply | Refusal | None:

@@ -75,6 +75,8 @@ def _walk(value: Any, type: Any, path: Path, dec_hook: Any) -> Iterator[Finding]
     except msgspec.ValidationError as error:
         message = str(error).split(" - at `")[0]
         options = [str(o) for o in get_args(base)] if origin is Literal else []
+        if message.startswith(("Expected `", "Invalid enum", "expected ")):
+            message = "not a valid value"  # msgspec's words quote the value; what is expected stands beside it
         yield Finding(
             path,
             message[0].lower() + message[1:],
@@ -160,4 +162,6 @@ def _kind(value: Any) -> str:
         return str(value)
     if isinstance(value, str):
         return f'"{value}"' if len(value) <= 60 else f'"{value[:57]}..."'
-    return {dict: "a table", list: "a list"}.get(value.__class__, value.__class__.__name__)
+    if isinstance(value, dict):
+        return "a table"
+    return "a list" if isinstance(value, list) else type(value).__name__

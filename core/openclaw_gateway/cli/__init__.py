@@ -50,7 +50,7 @@ class LazyGroup(click.Group):
 
             meant = nearest(args[0], self.list_commands(ctx))
             if meant:
-                error.message += f' Did you mean "{meant}"?'
+                raise click.UsageError(f'{error.message} Did you mean "{meant}"?', ctx) from None
             raise
 
 

@@ -97,14 +97,12 @@ async def opened(config: Path | None, kind: type[T]) -> AsyncIterator[T]:
     from openclaw_gateway.errors import StartFailed
 
     gateway = load(config)
-    for id, plugin in gateway.instances.items():
-        if isinstance(plugin, kind):
-            break
-    else:
+    found = [id for id, plugin in gateway.instances.items() if isinstance(plugin, kind)]
+    if not found:
         click.echo(f"the configuration has no plugin that is a {kind.__name__}", err=True)
         sys.exit(WRONG_USE)
     try:
-        async with gateway.opened(id) as instance:
+        async with gateway.opened(found[0]) as instance:
             yield instance
     except StartFailed as error:
         click.echo(str(error), err=True)

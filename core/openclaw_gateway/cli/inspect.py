@@ -52,7 +52,8 @@ def plugins(config: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"plugins": rows})
         return
-    table([[r["name"] or "", r["id"] or "-", r["origin"], r["class"]] for r in rows], ["plugin", "id", "from", "class"])
+    columns = ("name", "id", "origin", "class")
+    table([[str(r[column] or "-") for column in columns] for r in rows], ["plugin", "id", "from", "class"])
 
 
 @click.command()

@@ -141,6 +141,9 @@ class Layers:
             return tree
         for name, path in overrides:
             keys = _spelling(tree, path)
+            if any("." in key for key in keys):
+                self.warnings.append(f"{name}: ignored; a key with a dot in it is set in the file only")
+                continue
             shadows = _dig(tree, keys)
             if isinstance(shadows, (dict, list)):
                 what = "table" if isinstance(shadows, dict) else "list"
@@ -171,11 +174,10 @@ class Layers:
         reader.update(tree, tomlfy=False)
         for keys, variable in self.variables.items():
             raw = "" if variable.raw.startswith("@") else variable.raw
-            reader.set("__".join(keys), raw, tomlfy=True, dotted_lookup=False)  # type: ignore[arg-type]
+            reader.set(".".join(map(str, keys)), raw, tomlfy=True)
         merged: dict[str, Any] = {}
         for section in tree.keys() | {str(keys[0]) for keys in self.variables}:
-            value = reader.get(section)
-            merged[section] = value.to_dict() if hasattr(value, "to_dict") else value
+            merged[section] = _plain(reader.get(section))
         for keys, variable in self.variables.items():
             table = merged
             for key in keys[:-1]:
@@ -197,6 +199,13 @@ def _spelling(tree: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, ...]
             table = table.get(key)
         keys.append(key)
     return tuple(keys)
+
+
+def _plain(value: Any) -> Any:
+    """Turn dynaconf's boxes back into the builtin types."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _dig(tree: Any, keys: tuple[str, ...]) -> Any:

@@ -54,7 +54,7 @@ def configuration(
     `None` removes one. `tiers` are texts of tier files by name; without them the shipped ones are copied.
     """
     text = toml if toml is not None else asset("openclaw.toml").read_text()
-    data = tomllib.loads(text)
+    data: dict[str, Any] = tomllib.loads(text) if toml is None or edit else {}
     if toml is None:
         data["gateway"]["port"] = 0
     for dotted, value in (edit or {}).items():

@@ -1,0 +1,181 @@
+"""An exchange over a real socket: order, early answers, faults, streams, completion exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from small import CONFIG, TIERS, Known, Named
+
+from openclaw_gateway.gateway import Gateway
+from openclaw_gateway.testing import build, configuration, serving
+
+pytestmark = pytest.mark.usefixtures("small")
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, small: None) -> Gateway:
+    return build(configuration(tmp_path, toml=CONFIG, tiers=TIERS))
+
+
+@pytest.fixture
+async def client(gateway: Gateway) -> AsyncIterator[aiohttp.ClientSession]:
+    async with serving(gateway) as url, aiohttp.ClientSession(url) as session:
+        yield session
+
+
+async def test_every_answer_passes_the_pipeline_even_where_no_route_matches(
+    client: aiohttp.ClientSession, gateway: Gateway
+) -> None:
+    for method, path, status, code in [
+        ("GET", "/open", 200, None),
+        ("GET", "/nowhere", 404, "NOT_FOUND"),
+        ("PUT", "/open", 405, "METHOD_NOT_ALLOWED"),
+        ("GET", "/raw", 405, "METHOD_NOT_ALLOWED"),
+        ("OPTIONS", "/open", 405, "METHOD_NOT_ALLOWED"),
+        ("PROPFIND", "/open", 405, "METHOD_NOT_ALLOWED"),
+        ("GET", "/%ff%00", 404, "NOT_FOUND"),
+        ("POST", "/things", 401, "UNAUTHORIZED"),
+        ("GET", "/refuses", 400, "BAD_REQUEST"),
+        ("GET", "/boom", 500, "INTERNAL_SERVER_ERROR"),
+    ]:
+        async with client.request(method, path) as answer:
+            assert answer.status == status, path
+            assert answer.headers["x-request-id"] == "r-1"
+            if code is not None:
+                assert answer.content_type == "application/problem+json"
+                body = await answer.json()
+                assert body["error"]["code"] == code
+                assert body["error"]["requestId"] == "r-1"
+                assert body["status"] == status
+    named: Named = gateway.plugin("named")
+    assert [o.status for o in named.outcomes] == [200, 404, 405, 405, 405, 405, 404, 401, 400, 500]
+    assert all(o.seconds > 0 for o in named.outcomes)
+
+
+async def test_the_cause_of_a_fault_stays_in_the_log(
+    client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with client.get("/boom") as answer:
+        assert "secret cause" not in await answer.text()
+    assert "secret cause" in caplog.text
+
+
+async def test_405_names_the_methods_that_are_possible(client: aiohttp.ClientSession) -> None:
+    async with client.get("/things") as answer:
+        assert answer.headers["allow"] == "POST"
+
+
+async def test_a_rate_admits_exactly_its_limit_under_concurrency(client: aiohttp.ClientSession) -> None:
+    async def one() -> int:
+        async with client.post("/things", headers={"x-org": "a"}) as answer:
+            return answer.status
+
+    statuses = await asyncio.gather(*(one() for _ in range(20)))
+    assert sorted(statuses) == [201] * 3 + [429] * 17
+    async with client.post("/things", headers={"x-org": "a"}) as answer:
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.headers["retry-after-ms"] == "1500"
+        limit = (await answer.json())["error"]["limit"]
+        assert (limit["name"], limit["kind"], limit["used"], limit["limit"]) == ("capped.requests", "rate", 3, 3)
+    async with client.post("/things", headers={"x-org": "b"}) as answer:
+        assert answer.status == 201
+
+
+async def test_an_asgi_route_streams_through_both_of_its_paths(client: aiohttp.ClientSession, gateway: Gateway) -> None:
+    for path in ("/raw", "/alias/raw", "/alias/raw/"):
+        async with client.post(path, headers={"x-org": path}) as answer:
+            assert (answer.status, await answer.text()) == (200, "one two")
+    named: Named = gateway.plugin("named")
+    assert [o.bytes_sent for o in named.outcomes] == [7, 7, 7]
+    assert [x.route.route.path for x in named.seen] == ["/raw", "/alias/raw", "/alias/raw"]
+
+
+@pytest.mark.parametrize(("on_error", "status"), [("deny", 503), ("allow", 401)])
+async def test_a_step_that_raises_is_answered_by_its_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_error: str, status: int
+) -> None:
+    def broken(self: Named, x: Any) -> None:
+        raise OSError("disk on fire")
+
+    monkeypatch.setattr(Named, "on_request", _hooked(broken))
+    monkeypatch.setattr(Named, "on_response", _hooked(lambda self, x, head: None))
+    toml = CONFIG + f'\n[steps.named]\non_error = "{on_error}"\n'
+    async with (
+        serving(build(configuration(tmp_path, toml=toml, tiers=TIERS))) as url,
+        aiohttp.ClientSession(url) as client,
+        client.post("/things") as answer,
+    ):
+        assert answer.status == status
+        assert "disk on fire" not in await answer.text()
+
+
+async def test_a_step_that_overruns_is_cut_at_its_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(self: Known, x: Any) -> None:
+        await asyncio.sleep(30)
+
+    monkeypatch.setattr(Known, "on_request", _hooked(slow))
+    toml = CONFIG + '\n[steps.known]\ntimeout = "50ms"\n'
+    async with (
+        serving(build(configuration(tmp_path, toml=toml, tiers=TIERS))) as url,
+        aiohttp.ClientSession(url) as client,
+        client.post("/things") as answer,
+    ):
+        assert answer.status == 503
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_a_step_in_shadow_lets_through_what_it_would_refuse(tmp_path: Path, caplog: Any) -> None:
+    edit = {
+        "steps.known.enforce": False,
+        "gateway.pipeline": ["named", "known", "ranked"],
+        "gateway.unmetered": ["requests", "messages"],
+        "steps.ranked.on_error": "allow",
+    }
+    gateway = build(configuration(tmp_path, toml=CONFIG, edit=edit, tiers={"basic": ""}))
+    async with serving(gateway) as url, aiohttp.ClientSession(url) as client, client.post("/raw") as answer:
+        assert answer.status == 503  # nobody knows the caller: admission has no one to charge
+    assert "would refuse" in caplog.text
+
+
+async def test_a_client_that_leaves_completes_its_exchange_once(gateway: Gateway) -> None:
+    async with serving(gateway) as url:
+        host, port = url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /things HTTP/1.1\r\nHost: x\r\nX-Org: a\r\nContent-Length: 100\r\n\r\nhalf")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.close()
+        await asyncio.sleep(0.1)
+        named: Named = gateway.plugin("named")
+        assert len(named.outcomes) == 1
+
+
+async def test_two_gateways_of_one_process_do_not_collide(tmp_path: Path) -> None:
+    one = build(configuration(tmp_path / "a", toml=CONFIG, tiers=TIERS))
+    two = build(configuration(tmp_path / "b", toml=CONFIG, tiers=TIERS))
+    async with serving(one) as first, serving(two) as second, aiohttp.ClientSession() as client:
+        for url in (first, second, first):
+            async with client.get(url + "/open") as answer:
+                assert answer.status == 200
+    assert (len(one.plugin("named").outcomes), len(two.plugin("named").outcomes)) == (2, 1)
+
+
+async def test_draining_refuses_new_work_and_says_when_to_come_back(
+    client: aiohttp.ClientSession, gateway: Gateway
+) -> None:
+    gateway.refuse_new_work()
+    async with client.get("/open") as answer:
+        assert answer.status == 503
+        assert answer.headers["retry-after"] == "5"
+        assert (await answer.json())["error"]["code"] == "SERVICE_UNAVAILABLE"
+
+
+def _hooked(function: Any) -> Any:
+    from openclaw_gateway.api import hookimpl
+
+    return hookimpl(function)
