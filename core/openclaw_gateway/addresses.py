@@ -52,3 +52,23 @@ def _valid(address: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def networks_of(texts: Iterable[str]) -> tuple[list[Network], list[int]]:
+    """Read networks; return them, and the places of the texts that are none."""
+    networks: list[Network] = []
+    misread: list[int] = []
+    for i, text in enumerate(texts):
+        try:
+            networks.append(ipaddress.ip_network(text, strict=False))
+        except ValueError:
+            misread.append(i)
+    return networks, misread
+
+
+def loopback(host: str) -> bool:
+    """Whether what listens on `host` can be reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

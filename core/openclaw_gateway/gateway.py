@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +15,7 @@ from litestar import Response as LitestarResponse
 from prometheus_client import CollectorRegistry
 
 from openclaw_gateway import __version__, hooks
-from openclaw_gateway.addresses import Peers
+from openclaw_gateway.addresses import Peers, loopback, networks_of
 from openclaw_gateway.admission import Admission
 from openclaw_gateway.clock import Clock, SystemClock
 from openclaw_gateway.config.document import StepSettings
@@ -36,9 +35,10 @@ from openclaw_gateway.pipeline import (
     misfits,
     plans_by_meter,
 )
+from openclaw_gateway.response import log_fault, refusal_of
 from openclaw_gateway.routes import Route, bound_routes
-from openclaw_gateway.runner import Runner, log_fault, refusal_of
-from openclaw_gateway.structs import dotted
+from openclaw_gateway.runner import Runner
+from openclaw_gateway.structs import Finding
 
 T = TypeVar("T")
 
@@ -158,6 +158,7 @@ class Gateway:
     # --- assembly -------------------------------------------------------------------------------
 
     def _build(self, loaded: Loaded) -> None:
+        findings: list[Finding] = []
         problems: list[Problem] = []
         for definition in loaded.definitions:
             host = Host(
@@ -170,37 +171,28 @@ class Gateway:
                 clock=self.clock,
             )
             host.gateway = self
+            given = (host,) if definition.config is None else (definition.config, host)
             try:
-                instance = (
-                    definition.cls(definition.config, host) if definition.config is not None else definition.cls(host)
-                )
+                instance = definition.cls(*given)
                 self._hooks.register(instance, name=definition.id)
             except ConfigError as error:
                 problems += error.problems
             except (ValueError, pluggy.PluginValidationError) as error:
-                keys = ("plugins", definition.id)
-                problems.append(Problem(origin=self.layers.origin(keys), path=dotted(keys), message=str(error)))
+                findings.append(Finding(("plugins", definition.id), str(error)))
             except KeyError:
-                if not problems:  # it names a plugin that could not be built: that one is reported
+                if not findings and not problems:  # else it names a plugin that could not be built: that is reported
                     raise
             else:
                 self.instances[definition.id] = instance
         workers = loaded.document.gateway.workers
-        if workers > 1 and not problems:
-            for definition in loaded.definitions:
-                if getattr(self.instances[definition.id], "shared", True) is False:
-                    keys = ("gateway", "workers")
-                    message = (
-                        f"{workers} workers need stores that all of them share; "
-                        f"plugin {definition.id!r} ({definition.use}) lives in one process, so its limits would lie"
-                    )
-                    problems.append(
-                        Problem(
-                            origin=self.layers.origin(keys), path=dotted(keys), message=message, expected="workers = 1"
-                        )
-                    )
-        if problems:
-            raise ConfigError(problems)
+        for definition in loaded.definitions if workers > 1 else ():
+            if getattr(self.instances.get(definition.id), "shared", True) is False:
+                message = (
+                    f"{workers} workers need stores that all of them share; "
+                    f"plugin {definition.id!r} ({definition.use}) lives in one process, so its limits would lie"
+                )
+                findings.append(Finding(("gateway", "workers"), message, expected="workers = 1"))
+        self._refuse(findings, problems)
         self._hooks.check_pending()
 
     def _steps(self) -> list[Step]:
@@ -212,54 +204,37 @@ class Gateway:
 
     def _compile(self) -> tuple[tuple[Route, ...], tuple[Proof, ...], Runner]:
         settings = self.document.gateway
-        problems: list[Problem] = []
+        findings: list[Finding] = []
         stand_in = None
-        authenticated = any(PRINCIPAL in step.provides for step in self.steps)
-        if settings.insecure_dev and not authenticated:
-            if not _loopback(settings.host):
-                keys = ("gateway", "insecure_dev")
-                problems.append(
-                    Problem(
-                        origin=self.layers.origin(keys),
-                        path=dotted(keys),
-                        message=f"serving without authentication is for a loopback address, not {settings.host}",
-                        expected='host = "127.0.0.1", or an auth step in the pipeline',
-                    )
-                )
+        if settings.insecure_dev and not any(PRINCIPAL in step.provides for step in self.steps):
+            if not loopback(settings.host):
+                message = f"serving without authentication is for a loopback address, not {settings.host}"
+                expected = 'host = "127.0.0.1", or an auth step in the pipeline'
+                findings.append(Finding(("gateway", "insecure_dev"), message, expected=expected))
             tier = next(iter(self.tiers.values()))
             nobody = Principal(organization="dev", user="dev", tier=tier.name, method="none", credential="none")
             stand_in = (nobody, tier)
-        networks = []
-        for i, text in enumerate(settings.trusted_proxies):
-            try:
-                networks.append(ipaddress.ip_network(text, strict=False))
-            except ValueError:
-                at = ("gateway", "trusted_proxies", i)
-                problems.append(
-                    Problem(
-                        origin=self.layers.origin(at),
-                        path=dotted(at),
-                        message="not a network",
-                        found=f'"{text}"',
-                        expected='CIDR such as "10.0.0.0/8"',
-                    )
-                )
-        bound = list(bound_routes(self.app))
-        compiled, proofs = compile_routes(
-            bound, self.steps, self.tiers, unmetered=settings.unmetered, open_access=stand_in is not None
-        )
-        keys = ("gateway", "pipeline")
-        problems += [
-            Problem(
-                origin=self.layers.origin(keys),
-                path=dotted(keys),
-                message=f"route {'/'.join(p.route.methods)} {p.route.path} is refused: {gap}",
-            )
-            for p in proofs
-            for gap in p.gaps
+        networks, misread = networks_of(settings.trusted_proxies)
+        findings += [
+            Finding(("gateway", "trusted_proxies", i), "not a network", expected='CIDR such as "10.0.0.0/8"')
+            for i in misread
         ]
-        if problems:
-            raise ConfigError(problems)
+        compiled, proofs = compile_routes(
+            bound_routes(self.app),
+            self.steps,
+            self.tiers,
+            unmetered=settings.unmetered,
+            open_access=stand_in is not None,
+        )
+        findings += [
+            Finding(
+                ("gateway", "pipeline"),
+                f"route {'/'.join(proof.route.methods)} {proof.route.path} is refused: {gap}",
+            )
+            for proof in proofs
+            for gap in proof.gaps
+        ]
+        self._refuse(findings)
         meters = known_meters(c.route for c in compiled)
         self.admission.by_meter, self.admission.whole = plans_by_meter(self.steps, self.tiers, meters)
         *served, unmatched = compiled
@@ -281,14 +256,10 @@ class Gateway:
         except Exception as error:
             raise StartFailed(f"plugin {id!r} could not be opened: {type(error).__name__}: {error}") from error
 
-    def _refuse(self, findings: Sequence[Any]) -> None:
-        if findings:
-            raise ConfigError(
-                [
-                    Problem(origin=self.layers.origin(f.keys), path=f.path, message=f.message, expected=f.expected)
-                    for f in findings
-                ]
-            )
+    def _refuse(self, findings: Iterable[Finding], problems: Iterable[Problem] = ()) -> None:
+        found = [*problems, *(Problem.of(finding, self.layers.origin) for finding in findings)]
+        if found:
+            raise ConfigError(found)
 
 
 def _render(request: Request[Any, Any, Any], error: Exception) -> LitestarResponse[bytes]:
@@ -304,10 +275,3 @@ def _render(request: Request[Any, Any, Any], error: Exception) -> LitestarRespon
     headers, body = refusal.render(x.path, x.get(REQUEST_ID))
     given = {name.decode(): value.decode() for name, value in headers if name != b"content-length"}
     return LitestarResponse(body, status_code=refusal.status, headers=given, media_type=given.pop("content-type"))
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

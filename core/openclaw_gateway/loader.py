@@ -20,7 +20,7 @@ from openclaw_gateway.config.problems import Problem
 from openclaw_gateway.config.units import Duration, Secret, Size, decoder
 from openclaw_gateway.facts import PRINCIPAL, TIER
 from openclaw_gateway.pipeline import misordered
-from openclaw_gateway.structs import Finding, collect, dotted, nearest
+from openclaw_gateway.structs import Finding, collect, nearest
 from openclaw_gateway.tiers import Tier, TierFiles
 
 GROUP = "openclaw.plugins"
@@ -93,14 +93,7 @@ class _Load:
 
     def report(self, findings: Iterable[Finding]) -> None:
         for f in findings:
-            problem = Problem(
-                origin=self.layers.origin(f.keys),
-                path=dotted(f.keys),
-                message=f.message,
-                found=f.found,
-                expected=f.expected,
-                nearest=f.nearest,
-            )
+            problem = Problem.of(f, self.layers.origin)
             if problem not in self.problems:
                 self.problems.append(problem)
 
@@ -121,7 +114,11 @@ class _Load:
             config = None
             if config_type is not None:
                 table = _settled(table, config_type)
-                findings = collect(table, config_type, path=("plugins", id), dec_hook=self.dec_hook)
+                try:
+                    findings = collect(table, config_type, path=("plugins", id), dec_hook=self.dec_hook)
+                except TypeError as error:
+                    self.report([Finding(("plugins", id), f"the plugin's Config is not usable: {error}")])
+                    continue
                 secret = {f.name for f in msgspec.structs.fields(config_type) if _names(f.type, Secret)}
                 self.report(
                     msgspec.structs.replace(f, found=None) if set(map(str, f.keys)) & secret else f for f in findings

@@ -80,17 +80,7 @@ class TierFiles:
             for owner in owners:
                 if owner not in file.data:
                     found.append(Finding((owner,), "missing table", expected=f"[{owner}.<limit>]"))
-            problems += [
-                Problem(
-                    origin=file.origin(f.keys),
-                    path=f.path,
-                    message=f.message,
-                    found=f.found,
-                    expected=f.expected,
-                    nearest=f.nearest,
-                )
-                for f in found
-            ]
+            problems += [Problem.of(f, file.origin) for f in found]
             if not found:
                 tiers[name] = Tier(
                     name=name,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+import operator
+import types
+from functools import cache, reduce
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import click
 import msgspec
@@ -85,11 +89,44 @@ def written(schema: dict[str, Any]) -> str:
 
 
 def _of(struct: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    from openclaw_gateway.config.units import schema_of
-
-    (root,), defs = msgspec.json.schema_components([struct], ref_template="#/definitions/{name}", schema_hook=schema_of)
+    (root,), defs = msgspec.json.schema_components([_as_written(struct)], ref_template="#/definitions/{name}")
     name = root["$ref"].rsplit("/", 1)[1]
     return defs.pop(name), defs
+
+
+@cache
+def _as_written(type: Any) -> Any:
+    """Return the type that an operator writes: durations, sizes and secrets are texts with a pattern."""
+    from openclaw_gateway.config.units import Duration, Secret, Size
+
+    if type in (Duration, Size, Secret):
+        return Annotated[str, msgspec.Meta(pattern=type.__pattern__)]
+    if inspect.isclass(type) and issubclass(type, msgspec.Struct):
+        fields: list[Any] = []
+        for field in msgspec.structs.fields(type):
+            default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+            if isinstance(default, msgspec.Struct):
+                default = {}
+            elif isinstance(default, (Duration, Size)):
+                default = str(default)
+            written = _as_written(field.type)
+            if default is msgspec.NODEFAULT:
+                fields.append((field.encode_name, written))
+            else:
+                fields.append((field.encode_name, written | None if default is None else written, default))
+        return msgspec.defstruct(type.__name__, fields, kw_only=True, forbid_unknown_fields=True)
+    origin, args = get_origin(type), get_args(type)
+    if origin is Annotated:
+        bare, *metas = args
+        annotated: Any = Annotated  # built from parts that are only known at run time
+        return annotated[(_as_written(bare), *metas)]
+    if origin is dict:
+        return types.GenericAlias(dict, (args[0], _as_written(args[1])))
+    if origin in (tuple, list):
+        return types.GenericAlias(list, (_as_written(args[0]),))
+    if origin in (Union, types.UnionType):
+        return reduce(operator.or_, (_as_written(a) for a in args))
+    return type
 
 
 def _plugins() -> list[tuple[str, Any]]:

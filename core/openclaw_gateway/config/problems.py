@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
+
+from openclaw_gateway.structs import Finding, Path
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,6 +19,18 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     found: str | None = None
     expected: str | None = None
     nearest: str | None = None
+
+    @classmethod
+    def of(cls, finding: Finding, origin: Callable[[Path], str]) -> Problem:
+        """Give a finding its place: `origin` says where a key path was set."""
+        return cls(
+            origin=origin(finding.keys),
+            path=finding.path,
+            message=finding.message,
+            found=finding.found,
+            expected=finding.expected,
+            nearest=finding.nearest,
+        )
 
     def __str__(self) -> str:
         text = f"{self.origin}: {self.path}: {self.message}" if self.path else f"{self.origin}: {self.message}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ _NUMBER = re.compile(r"^(\d+(?:\.\d+)?)\s*([a-zA-Z]+)$")
 class Duration(float):
     """A length of time; a float of seconds, written `"50ms"`, `"30s"`, `"10m"`, `"24h"` or `"7d"`."""
 
+    __pattern__ = r"^\d+(\.\d+)?\s*(ms|s|m|h|d)$"
     __expects__ = 'a duration such as "30s" (units: ms, s, m, h, d)'
     _UNITS: ClassVar[dict[str, float]] = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -24,10 +25,14 @@ class Duration(float):
             raise ValueError(f"expected {cls.__expects__}")
         return cls(float(match[1]) * cls._UNITS[match[2]])
 
+    def __str__(self) -> str:
+        return _written(float(self), self._UNITS)
+
 
 class Size(int):
     """A number of bytes, written `"512KB"`, `"20MB"` or, in powers of two, `"1MiB"`."""
 
+    __pattern__ = r"^\d+(\.\d+)?\s*(B|KB|MB|GB|KiB|MiB|GiB)$"
     __expects__ = 'a size such as "20MB" (units: B, KB, MB, GB, KiB, MiB, GiB)'
     _UNITS: ClassVar[dict[str, int]] = {
         "B": 1,
@@ -46,11 +51,23 @@ class Size(int):
             raise ValueError(f"expected {cls.__expects__}")
         return cls(float(match[1]) * cls._UNITS[match[2]])
 
+    def __str__(self) -> str:
+        return _written(float(self), self._UNITS)
+
+
+def _written(amount: float, units: Mapping[str, float]) -> str:
+    """Write an amount in the largest unit that leaves no fraction."""
+    for unit, size in sorted(units.items(), key=lambda u: -u[1]):
+        if amount and round(amount / size, 9) == int(round(amount / size, 9)):
+            return f"{round(amount / size)}{unit}"
+    return "0s" if "s" in units else "0B"
+
 
 class Secret:
     """A value that is never shown: a literal, or a reference `"env:NAME"` or `"file:PATH"`."""
 
     __slots__ = ("_value", "reference")
+    __pattern__ = "."
     __expects__ = 'a secret: text, "env:NAME" or "file:PATH"'
 
     def __init__(self, value: str, reference: str = "(literal)") -> None:
@@ -93,14 +110,3 @@ def decoder(directory: Path) -> Callable[[type, Any], Any]:
         raise NotImplementedError(f"no configuration type: {type}")
 
     return decode
-
-
-def schema_of(type: type) -> dict[str, Any]:
-    """Describe these types in JSON Schema."""
-    if type is Duration:
-        return {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(ms|s|m|h|d)$", "examples": ["30s"]}
-    if type is Size:
-        return {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(B|KB|MB|GB|KiB|MiB|GiB)$", "examples": ["20MB"]}
-    if type is Secret:
-        return {"type": "string", "minLength": 1, "examples": ["env:NAME", "file:secrets/name"]}
-    raise NotImplementedError(f"no configuration type: {type}")

@@ -1,0 +1,174 @@
+"""The way out of one exchange: the wrapper around the server's `send`, and what a client may know of a fault."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from litestar.exceptions import HTTPException
+
+from openclaw_gateway.errors import Refused, StoreUnavailable, UpstreamFailed
+from openclaw_gateway.exchange import Exchange, Reply, ResponseHead
+from openclaw_gateway.facts import REQUEST_ID
+from openclaw_gateway.refusals import Refusal, bad_request, internal_error, not_found, unavailable
+
+logger = logging.getLogger("openclaw.response")
+
+Message = dict[str, Any]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class Response:
+    """The way out: wraps the server's `send`, calls `on_response` and `on_chunk`, counts, and settles in time.
+
+    Where quotas are held, the start of the response waits for its body: the charge is committed before the last
+    byte, so that what a client was told is done is also accounted for.
+    """
+
+    __slots__ = ("_held", "_send", "_x", "entered", "finished", "started")
+
+    def __init__(self, x: Exchange, send: Send) -> None:
+        self._x = x
+        self._send = send
+        self._held: Message | None = None
+        #: how many steps of the pipeline the request has entered
+        self.entered = 0
+        self.started = False
+        self.finished = False
+
+    async def __call__(self, message: Message) -> None:
+        kind = message["type"]
+        x = self._x
+        if kind == "http.response.body":
+            last = not message.get("more_body", False)
+            if last and x.receipt is not None and x.receipt.holds:
+                await self._commit()
+            if self._held is not None:
+                await self._start(self._held)
+            data = message.get("body", b"")
+            for call in x.route.chunk:
+                if call.index < self.entered:
+                    replaced = call.function(x, data)
+                    if replaced is not None:
+                        data = replaced
+                        message = {**message, "body": data}
+            x.outcome.bytes_sent += len(data)
+            await self._send(message)
+            if last:
+                self.finished = True
+        elif kind == "http.response.start":
+            if x.receipt is not None and x.receipt.holds:
+                self._held = message
+            else:
+                await self._start(message)
+        else:
+            if kind == "websocket.accept":
+                self.started = True
+                x.outcome.status = 101
+                message = {**message, "headers": self._headed(101, list(message.get("headers") or []))}
+            elif kind == "websocket.close":
+                self.finished = True
+            await self._send(message)
+
+    async def answer(self, reply: Reply | Refusal) -> None:
+        """Send a whole response in place of the handler's."""
+        status, headers, body = self._rendered(reply)
+        if self._x.method == "HEAD":
+            body = b""
+        self._held = None
+        await self._start({"type": "http.response.start", "status": status, "headers": headers})
+        self._x.outcome.bytes_sent += len(body)
+        await self._send({"type": "http.response.body", "body": body})
+        self.finished = True
+
+    async def deny(self, reply: Reply | Refusal) -> None:
+        """Refuse a WebSocket handshake before accept, as an HTTP answer where the server can."""
+        status, headers, body = self._rendered(reply)
+        self.finished = True
+        if "websocket.http.response" in (self._x.scope.get("extensions") or {}):
+            headers = self._headed(status, headers)
+            await self._send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+            await self._send({"type": "websocket.http.response.body", "body": body})
+        else:
+            await self._send({"type": "websocket.close", "code": 1008, "reason": ""})
+
+    def _rendered(self, reply: Reply | Refusal) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        if isinstance(reply, Reply):
+            return reply.status, list(reply.headers), reply.body
+        noted(self._x, reply)
+        headers, body = reply.render(self._x.path, self._x.get(REQUEST_ID))
+        return reply.status, headers, body
+
+    async def _start(self, message: Message) -> None:
+        self._held = None
+        headers = self._headed(message["status"], list(message.get("headers") or []))
+        self.started = True
+        await self._send({"type": "http.response.start", "status": self._x.outcome.status, "headers": headers})
+
+    def _headed(self, status: int, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        x = self._x
+        head = ResponseHead(status, headers)
+        for call in x.route.response:
+            if call.index < self.entered:
+                try:
+                    call.function(x, head)
+                except Exception as error:
+                    logger.error("on_response of %s failed", call.step.id, exc_info=error)
+        x.outcome.status = head.status
+        return head.headers
+
+    async def _commit(self) -> None:
+        receipt = self._x.receipt
+        assert receipt is not None
+        status = self._held["status"] if self._held is not None else self._x.outcome.status
+        if status < 400:
+            await receipt.commit()
+        else:
+            await receipt.void()
+
+
+def refusal_of(error: BaseException) -> Refusal:
+    """Say what a client may know of an exception."""
+    if isinstance(error, Refused):
+        return error.refusal
+    if isinstance(error, StoreUnavailable):
+        return unavailable(f"the {error.store} does not answer; try again shortly")
+    if isinstance(error, UpstreamFailed):
+        return Refusal(
+            status=error.status,
+            code=error.code,
+            type=error.type,
+            message=str(error),
+            param=error.param,
+            retry_after=error.retry_after,
+        )
+    if isinstance(error, HTTPException):
+        if error.status_code == 404:
+            return not_found("no such route")
+        if 400 <= error.status_code < 500:
+            param, message = _first_problem(error)
+            return bad_request(message, param=param)
+    return internal_error()
+
+
+def log_fault(x: Exchange, error: BaseException) -> None:
+    """Write the cause of a 500, under the request id that the client was given."""
+    fields = {"requestId": x.get(REQUEST_ID), "route": x.route.route.path, "method": x.method}
+    logger.error("request failed", exc_info=error, extra={"fields": fields})
+
+
+def noted(x: Exchange, refusal: Refusal) -> Refusal:
+    x.refusal = refusal
+    x.outcome.error_code = refusal.code
+    return refusal
+
+
+def _first_problem(error: HTTPException) -> tuple[str | None, str]:
+    """Read Litestar's validation error of a query or path parameter, without the value that it quotes."""
+    extra: Any = error.extra
+    if isinstance(extra, list) and extra and isinstance(extra[0], dict):
+        key = extra[0].get("key")
+        if key:
+            return str(key), f"{key}: not a valid value"
+    return None, "the request cannot be understood"
