@@ -1,13 +1,9 @@
 #!/usr/bin/env python3
-"""Makes an environment from the hashed locks and runs the gateway or its checks in it; never touches the system's Python.
+"""Makes an environment from the hashed locks and runs the gateway or its checks in it; leaves the system's Python be.
 
 Needs Python 3.11 and pip, or Python 3.11 and uv: no venv package, no make, no compiler, nothing installed before.
 """
 
-import importlib.metadata
-import importlib.util
-import os
-import shutil
 import sys
 
 if sys.version_info < (3, 11):
@@ -15,7 +11,11 @@ if sys.version_info < (3, 11):
 
 import argparse
 import hashlib
+import importlib.metadata
+import importlib.util
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import NoReturn
@@ -66,13 +66,13 @@ def main() -> NoReturn:
             command.error("run: which command?")
         replace_with(tools / rest[0], *rest[1:])
     failed = [] if chosen == "test" and rest else lint(tools)
+    if failed:
+        say("failed: " + ", ".join(failed))
     if chosen == "test":
         # The tests come last: what they sum up is the last line of the run.
-        if subprocess.run([tools / "python", "-m", "pytest", *rest], cwd=ROOT, check=False).returncode:
-            failed.append("pytest")
-    if failed:
-        sys.stderr.write("dev: failed: " + ", ".join(failed) + "\n")
-    sys.exit(1 if failed else 0)
+        tests = subprocess.run([tools / "python", "-m", "pytest", *rest], cwd=ROOT, check=False)
+        sys.exit(tests.returncode or bool(failed))
+    sys.exit(bool(failed))
 
 
 def environment(folder: Path, *locks: Path) -> Path:
@@ -102,22 +102,33 @@ def create(folder: Path) -> None:
 
 
 def install(folder: Path, *arguments: str) -> None:
-    call([*installer(folder), *arguments])
+    """By uv where it is there; it reads none of pip's settings, so where it gets nowhere, pip has its turn."""
+    *others, last = installers(folder)
+    for installer in others:
+        if subprocess.run([*installer, *arguments], cwd=ROOT, check=False).returncode == 0:
+            return
+        say("that did not go through; trying pip")
+    call([*last, *arguments])
 
 
-def installer(folder: Path) -> list[str]:
-    python = str(folder / "bin" / "python")
-    if uv := shutil.which("uv"):
-        return [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
-    if importlib.util.find_spec("pip") is None:
+def installers(folder: Path) -> list[list[str]]:
+    python, found = str(folder / "bin" / "python"), []
+    uv = shutil.which("uv")
+    if uv is not None:
+        found.append([uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python])
+    if importlib.util.find_spec("pip") is not None:
+        version = importlib.metadata.version("pip")
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= (22, 3):
+            pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
+            found.append([*pip, "install", "--quiet"])
+        elif uv is None:
+            sys.exit(f"dev: pip 22.3 or newer is needed, and {sys.executable} has {version}")
+    elif uv is None:
         sys.exit(
             f"dev: neither pip nor uv is there for {sys.executable}; on Debian: apt-get install python3-pip, "
             f"elsewhere: {sys.executable} -m ensurepip"
         )
-    version = importlib.metadata.version("pip")
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < (22, 3):
-        sys.exit(f"dev: pip 22.3 or newer is needed, and {sys.executable} has {version}")
-    return [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet"]
+    return found
 
 
 def lint(tools: Path) -> list[str]:
@@ -139,7 +150,8 @@ def lock(arguments: list[str]) -> None:
         # A lock names no place to fetch from: the hashes decide, whichever mirror answers.
         options += ["--no-config", "--no-emit-index-url", "--no-emit-find-links", "--quiet"]
         call([uv, "pip", "compile", *options, *arguments, *inputs, "--output-file", str(lock_file.relative_to(ROOT))])
-        if places := places_named(lock_file.read_text()):
+        places = places_named(lock_file.read_text())
+        if places:
             sys.exit(f"dev: {lock_file.name} names a host or a path of this machine: {places[0]}")
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dev import MODEL_LOCK, ROOT, RUN_LOCK, TEST_LOCK, create, environment, install, installer, say
+from dev import MODEL_LOCK, ROOT, RUN_LOCK, TEST_LOCK, create, environment, install, say
 
 READY_WITHIN = 30.0
 STOPPED_WITHIN = 30.0
@@ -50,9 +50,9 @@ def install_into_empty(folder: Path, wheel: Path) -> Path:
     create(folder)
     install(folder, "--require-hashes", "--no-deps", "--requirement", str(RUN_LOCK))
     install(folder, "--no-deps", "--no-index", str(wheel))
-    # The lock was made of pyproject.toml; that it satisfies the wheel's own metadata is a claim to check.
-    check = [*installer(folder), "--no-index", "--dry-run", str(wheel)]
-    expect(subprocess.run(check, check=False).returncode == 0, "the lock holds all that the wheel declares")
+    # The lock was made of pyproject.toml; that it satisfies the wheel's own metadata is a claim to check: with no index
+    # to turn to, this fails on the first dependency that is not there.
+    install(folder, "--no-index", "--dry-run", str(wheel))
     return folder / "bin"
 
 
@@ -96,7 +96,7 @@ def served(commands: Path, place: Path) -> Iterator[tuple[str, "subprocess.Popen
     url = f"http://127.0.0.1:{port}"
     log = place.with_suffix(".log")
     with log.open("wb") as sink:
-        command = [commands / "openclaw-gateway", "serve", "--port", str(port)]
+        command = [str(commands / "openclaw-gateway"), "serve", "--port", str(port)]
         gateway = subprocess.Popen(command, cwd=place, env=clean(), stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
     try:
         began = time.monotonic()

@@ -102,6 +102,11 @@ class Receipt:
             logger.warning("holds could not be given back and will expire", exc_info=error)
             self._holds = []
 
+    @property
+    def lease_ttl(self) -> float | None:
+        """Seconds after which a lease that is not renewed is lost; None where there is none."""
+        return min((counters.lease_ttl for counters, _ in self._leases), default=None)
+
     async def renew_leases(self) -> bool:
         """Prolong this exchange's leases; False where one is lost and its holder must stop."""
         alive = True

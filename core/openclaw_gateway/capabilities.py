@@ -6,7 +6,7 @@ checks that the named plugin satisfies it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -255,6 +255,109 @@ class SessionStore(Protocol):
 
     async def history(self, organization: str, session_id: str, *, limit: int) -> Sequence[Message]:
         """The last `limit` messages, oldest first."""
+        ...
+
+
+# --- turns and events ---------------------------------------------------------------------------
+
+
+class TurnEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How a turn ended. `message` is the answer as it was stored; None where nothing was.
+
+    `cut` says why there is no more of the answer, `failure` what went wrong; a whole answer has neither.
+    """
+
+    message: Message | None = None
+    usage: Mapping[str, Any] | None = None
+    cut: str | None = None
+    failure: Refusal | None = None
+
+
+@runtime_checkable
+class RunningTurn(Protocol):
+    """A turn that runs by itself, whoever listens: it is stored and charged also if nobody does."""
+
+    def texts(self) -> AsyncIterator[str]:
+        """Yield the answer in pieces, as they come; ends when the turn has ended."""
+        ...
+
+    def cancel(self, why: str) -> None:
+        """End it now; `why` is stored with what there is of the answer. Says nothing to one that has ended."""
+        ...
+
+    async def end(self) -> TurnEnd:
+        """Wait until it is stored and charged."""
+        ...
+
+
+@runtime_checkable
+class Conversation(Protocol):
+    """Runs turns of a session: the model sees the stored history and the new content, and both are stored."""
+
+    async def turn(
+        self,
+        x: Exchange,
+        *,
+        session_id: str,
+        content: str,
+        model: str | None,
+        stream: bool,
+        metadata: Mapping[str, Any],
+    ) -> RunningTurn:
+        """Start a turn of the caller of `x`, whose receipt holds the charge. Raises Refused, StoreUnavailable.
+
+        `model` None is the first that the caller's tier may use. `metadata` is stored with the new content.
+        """
+        ...
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event of a session: its place in the session's order, its type, and the JSON object that clients get."""
+
+    seq: int
+    type: str
+    body: bytes
+
+
+class Subscription(Protocol):
+    """A place at which the events of one session arrive."""
+
+    @property
+    def head(self) -> int:
+        """The last seq before this subscription: everything later arrives."""
+        ...
+
+    async def replay(self, after: int) -> Sequence[Event] | None:
+        """Return the events after `after` up to `head`, in order; None where some of them are not kept any more."""
+        ...
+
+    def close(self) -> None:
+        """End it; nothing arrives afterwards. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class EventBus(Protocol):
+    """Carries the events of a session to all who listen to it, in one order; keeps a bounded window of them."""
+
+    async def publish(self, organization: str, session_id: str, body: Mapping[str, Any]) -> int:
+        """Give the event its `seq`, which grows within the session, also over restarts; return it.
+
+        `body` is what clients get, without `seq`; it has a `type`. Raises StoreUnavailable.
+        """
+        ...
+
+    async def subscribe(self, organization: str, session_id: str, deliver: Callable[[Event], None]) -> Subscription:
+        """Call `deliver` with every later event, in order, each once. It must not block. Raises StoreUnavailable."""
+        ...
+
+
+@runtime_checkable
+class Revocations(Protocol):
+    """Knows which credentials have ended before their time."""
+
+    async def ended(self, principals: Collection[Principal]) -> Collection[Principal]:
+        """Return those whose credential is revoked, expired or gone. Raises StoreUnavailable."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -107,6 +108,20 @@ class Gateway:
         """Answer new requests with 503 from now on; running ones go on."""
         self._draining = True
         self.runner.draining = True
+
+    async def drain(self, within: float) -> None:
+        """Let every plugin end what outlives a request; what takes longer than `within` seconds is cancelled."""
+        found = {id: hooks["draining"] for id, hooks in self._implementations.items() if "draining" in hooks}
+        if not found or within <= 0:
+            return
+        tasks = {asyncio.ensure_future(draining(within)): id for id, draining in found.items()}
+        done, late = await asyncio.wait(tasks, timeout=within)
+        for task in late:
+            logger.warning("plugin %s was not done in time", tasks[task])
+            task.cancel()
+        for task in done:
+            if (error := task.exception()) is not None:
+                logger.error("plugin %s failed to drain", tasks[task], exc_info=error)
 
     def plugin(self, id: str) -> Any:
         """Return the plugin instance of this id."""

@@ -97,6 +97,15 @@ def notices() -> Sequence[str]:  # type: ignore[empty-body]
     """
 
 
+@hookspec
+def draining(within: float) -> Awaitable[None]:  # type: ignore[empty-body]
+    """Bring what lives longer than a request, open sockets say, to its end within so many seconds.
+
+    Called once a stop, after new requests are refused and before the server closes its connections. All
+    plugins drain at the same time; what is not done in time is cancelled. Return an awaitable.
+    """
+
+
 # --- exchange -----------------------------------------------------------------------------------
 
 

@@ -67,6 +67,9 @@ class Response:
                 self.started = True
                 x.outcome.status = 101
                 message = {**message, "headers": self._headed(101, list(message.get("headers") or []))}
+            elif kind == "websocket.http.response.start":
+                self.finished = True
+                message = {**message, "headers": self._headed(message["status"], list(message.get("headers") or []))}
             elif kind == "websocket.close":
                 self.finished = True
             await self._send(message)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import uvicorn
 
 from openclaw_gateway.gateway import Gateway
+from openclaw_gateway.sockets import Socket
 
 logger = logging.getLogger("openclaw.server")
 
@@ -31,15 +33,19 @@ class Server(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 http="httptools",
-                ws="websockets-sansio",
+                ws=Socket,
                 loop="none",
                 lifespan="off",
                 log_config=None,
+                # Below this uvicorn logs the query of every handshake, and that may hold a token.
+                log_level="warning",
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
                 ws_per_message_deflate=False,
                 ws_max_size=2**20,
+                ws_ping_interval=20.0,
+                ws_ping_timeout=20.0,
                 timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
             )
         )
@@ -70,6 +76,10 @@ class Server(uvicorn.Server):
         if settings.lame_duck:
             await asyncio.sleep(settings.lame_duck)
         self.gateway.refuse_new_work()
+        started = time.monotonic()
+        await self.gateway.drain(settings.drain_timeout)
+        left = settings.drain_timeout - (time.monotonic() - started)
+        self.config.timeout_graceful_shutdown = max(1, round(left))
         self.should_exit = True
 
     async def serve_in_this_loop(self) -> None:

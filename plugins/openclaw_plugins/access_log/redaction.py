@@ -1,4 +1,7 @@
-"""Takes secrets out of every text that a log line carries. Applied last; it must never raise and never let a line break through."""
+"""Takes secrets out of every text that a log line carries.
+
+Applied last, to everything; it must never raise, and never let a line break through.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from typing import Any
 MASK = "[REDACTED]"
 
 #: longest text that is searched, and longest that is written
-_SEARCHED = 65_536
+_SEARCHED = 16_384
 _WRITTEN = 8_192
+#: longest word that may be a secret
+_WORD = 4_096
 _DEPTH = 6
 _ITEMS = 100
 
@@ -41,19 +46,20 @@ _BODIES = ("body", "content", "messages", "prompt", "query", "querystring", "req
 
 _SECRETS = re.compile(
     r"""
-      (?P<scheme>\b(?:bearer|basic)[ \t]+) [A-Za-z0-9._~+/=-]{4,}
+      (?P<scheme>\b(?:bearer|basic)[ \t]+) (?= \S{16} | \S*[\d=] | (?-i:\S+[A-Z]) ) [A-Za-z0-9._~+/=-]{4,}
     | \beyJ[A-Za-z0-9_-]{5,} (?: \.[A-Za-z0-9_-]* ){1,4}
     | ocg_[A-Za-z0-9_.-]{4,}
     | (?<![A-Za-z0-9]) (?: sk | pk | rk ) [-_] [A-Za-z0-9_-]{12,}
-    | (?<![A-Za-z0-9]) (?: gh[pousr]_ | github_pat_ | glpat- | xox[abeprs]- | hf_ | AIza | AKIA | ASIA ) [A-Za-z0-9_-]{10,}
+    | (?<![A-Za-z0-9]) (?: gh[pousr]_ | github_pat_ | glpat- | xox[abeprs]- | hf_ | AIza | AKIA | ASIA )
+      [A-Za-z0-9_-]{10,}
     | -----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY----- .*? (?: -----END[ ][A-Z ]*----- | \Z )
     | (?P<userinfo>://) [^\s/@:'"]* : [^\s/@'"]* @
     | (?P<named>
         (?: password | passwd | passphrase | pwd | secret | token | api[_-]?key | x-api-key | authorization | cookie
           | ticket | pepper | signature | private[_-]?key | credentials? )
-        (?: \\?["'] )? \s* [=:] \s* (?: b?\\?["'] )?
+        (?: \\?["'] )? \s* [=:] \s* (?: b?\\?["'] )? (?: (?: bearer | basic ) [ \t]+ )?
       ) (?! \[REDACTED\] ) [^\s"'&,;)}\]\\]{3,}
-    | (?P<url> https?://[^\s?"'<>]+ \? ) [^\s"'<>)]+
+    | (?P<url> https?://[^\s?"'<>]{1,1024} \? ) [^\s"'<>)]+
     | (?P<card> (?<![0-9A-Za-z]) (?<![0-9a-fA-F]{4}-) \d (?: [ -]? \d ){12,18} (?![0-9A-Za-z-]) )
     """,
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
@@ -65,7 +71,6 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 # C0, DEL, C1, the separators that editors break lines at, direction overrides, lone surrogates.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _CONTROL_BUT_NEWLINE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_LAST_WORD = re.compile(r"\S{0,4096}\Z")
 
 
 class Redaction:
@@ -96,10 +101,12 @@ class Redaction:
             return path
         return "/".join(part if _UUID.fullmatch(part) else _OPAQUE.sub(MASK, part) for part in path.split("/"))
 
-    def is_secret(self, key: str) -> bool:
-        """Whether the value under `key` may not be written, whatever it is."""
+    def hides(self, key: str, value: Any) -> bool:
+        """Whether `value` may not be written because of its key; of bodies, a count may."""
         name = _plain(key)
-        return name in _BODIES or name.endswith(self._endings)
+        if value is None:
+            return False
+        return name.endswith(self._endings) or (name in _BODIES and not isinstance(value, (int, float)))
 
     def value(self, value: Any, depth: int = 0) -> Any:
         """Return a copy of structured data, with text scrubbed and what is secret by its key masked."""
@@ -115,9 +122,7 @@ class Redaction:
         if isinstance(value, Mapping):
             pairs = list(value.items())[:_ITEMS]
             return {
-                self.text(str(key)): MASK
-                if self.is_secret(str(key)) and item is not None
-                else self.value(item, depth + 1)
+                self.text(str(key)): MASK if self.hides(str(key), item) else self.value(item, depth + 1)
                 for key, item in pairs
             }
         if isinstance(value, (list, tuple, set, frozenset)):
@@ -147,8 +152,11 @@ def _plain(name: str) -> str:
 def _bounded(text: str, length: int = _SEARCHED) -> tuple[str, bool]:
     if len(text) <= length:
         return text, False
-    # A secret that the cut goes through would no longer look like one: its rest goes too.
-    return _LAST_WORD.sub("", text[:length]), True
+    text = text[:length]
+    if not text[-1].isspace():
+        # A secret that the cut goes through would no longer look like one: its rest goes too.
+        text = text[: -len(text[-_WORD:].rsplit(None, 1)[-1])]
+    return text, True
 
 
 def _mask(match: re.Match[str]) -> str:

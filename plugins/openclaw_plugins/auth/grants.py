@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable
+from typing import TypeGuard
 
 from openclaw_gateway.api import GatewayError
 
@@ -13,6 +14,10 @@ NAME_LENGTH = 255
 
 class NotGrantable(GatewayError):
     """What was asked for cannot be put into a credential; the text says why, and what is near."""
+
+
+class UnknownKey(GatewayError):
+    """There is no such key, or none that can still be rotated."""
 
 
 def check_grant(tiers: Collection[str], *, organization: str, user: str, tier: str, scopes: Iterable[str]) -> None:
@@ -29,7 +34,7 @@ def check_grant(tiers: Collection[str], *, organization: str, user: str, tier: s
             raise NotGrantable(f"the scope {scope!r} must be one word")
 
 
-def is_name(value: object) -> bool:
+def is_name(value: object) -> TypeGuard[str]:
     """Say whether a claim can be an organisation, a user or a tier: text that every store can hold."""
     if not isinstance(value, str) or not 0 < len(value) <= NAME_LENGTH or "\x00" in value:
         return False

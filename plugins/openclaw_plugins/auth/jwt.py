@@ -14,8 +14,6 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, ClassVar, Literal
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from msgspec import Meta
 from uuid_utils import uuid7
 
@@ -29,7 +27,6 @@ from openclaw_gateway.api import (
     Principal,
     Refusal,
     Secret,
-    StartFailed,
     hookimpl,
     unauthorized,
 )
@@ -37,18 +34,16 @@ from openclaw_plugins.auth.cache import Verified, fingerprint
 from openclaw_plugins.auth.credentials import bearer, token_parameter
 from openclaw_plugins.auth.grants import check_grant, is_name
 from openclaw_plugins.auth.kept_secret import kept_secret
+from openclaw_plugins.auth.token_keys import HMAC_BYTES, Keys, check_keys, public_keys
 
 Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]
 
-#: RFC 7518 3.2: a key as long as the hash; never less than 256 bits
-_HMAC_BYTES: Mapping[str, int] = {"HS256": 32, "HS384": 48, "HS512": 64}
 _MAX_TOKEN = 8192
 #: types under which access tokens travel (RFC 9068); anything else, a logout token say, is no credential
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _three_parts = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+").fullmatch
-_key_text = re.compile(r'-----BEGIN |^\s*(ssh-|ecdsa-)|"kty"').search
 
 _REFUSED = unauthorized("the token is not valid")
 _EXPIRED = unauthorized("the token has expired")
@@ -88,42 +83,25 @@ class JsonWebTokens:
             str | None,
             Meta(description="Public key (PEM) or keys (a JSON Web Key Set), relative to this file."),
         ] = None
-        issuer: Annotated[str | None, Meta(min_length=1, description="What `iss` must be; unchecked by default.")] = None
+        issuer: Annotated[
+            Annotated[str, Meta(min_length=1)] | None, Meta(description="What `iss` must be; unchecked by default.")
+        ] = None
         audience: Annotated[
-            str | None, Meta(min_length=1, description="What `aud` must hold; unchecked by default.")
+            Annotated[str, Meta(min_length=1)] | None, Meta(description="What `aud` must hold; unchecked by default.")
         ] = None
         leeway: Annotated[Duration, Meta(description="How far the issuer's clock may differ.")] = Duration(30)
         claims: Annotated[Claims, Meta(description="Names of the claims.")] = Claims()
         cache_size: Annotated[int, Meta(ge=1, description="How many verified tokens are remembered.")] = 10_000
 
-        def __post_init__(self) -> None:
-            hmac = [a for a in self.algorithms if a in _HMAC_BYTES]
-            if hmac and len(hmac) != len(self.algorithms):
-                raise ValueError("algorithms: HMAC and public-key algorithms cannot be accepted together")
-            if not hmac:
-                if self.public_key_file is None:
-                    raise ValueError(f"public_key_file: missing; {self.algorithms[0]} is verified with a public key")
-                if self.secret is not None:
-                    raise ValueError("secret: these algorithms are verified with public_key_file, not with a secret")
-                return
-            if self.public_key_file is not None:
-                raise ValueError("public_key_file: HMAC algorithms are verified with a secret, not with a public key")
-            if self.secret is not None:
-                value = self.secret.reveal()
-                if _key_text(value):
-                    raise ValueError("secret: this is the text of a key pair; an HMAC secret must be random bytes")
-                least = max(_HMAC_BYTES[a] for a in hmac)
-                if len(value.encode()) < least:
-                    raise ValueError(f"secret: shorter than the {least} bytes that {', '.join(hmac)} needs")
-
     def __init__(self, config: Config, host: Host) -> None:
+        secret = config.secret.reveal() if config.secret is not None else None
+        check_keys(config.algorithms, secret=secret, public_key_file=config.public_key_file)
         self._config = config
         self._host = host
         self._clock = host.clock
         self._algorithms = list(config.algorithms)
         self._verified = Verified(config.cache_size)
-        #: by `kid`; None is the key of tokens that name none, or that names need not be told apart for
-        self._keys: dict[str | None, Any] = {}
+        self._keys: Keys = {}
 
     @hookimpl
     @asynccontextmanager
@@ -159,12 +137,10 @@ class JsonWebTokens:
         scopes = tuple(scopes)
         check_grant(self._host.tiers, organization=organization, user=user, tier=tier, scopes=scopes)
         algorithm = self._algorithms[0]
-        if algorithm not in _HMAC_BYTES:
+        if algorithm not in HMAC_BYTES:
             raise NoSecret(
                 f"plugin {self._host.id!r} verifies {algorithm} with a public key: its tokens are made by their issuer"
             )
-        if not self._keys:
-            self._keys = self._load()
         config, now = self._config, int(self._clock.now())
         names = config.claims
         payload: dict[str, Any] = {
@@ -250,57 +226,18 @@ class JsonWebTokens:
         kid = jwt.get_unverified_header(token).get("kid")
         return keys[kid if isinstance(kid, str) else None]
 
-    def _load(self) -> dict[str | None, Any]:
+    def _load(self) -> Keys:
         config = self._config
         if config.public_key_file is not None:
-            return self._public_keys(config.public_key_file)
+            shown = f"plugins.{self._host.id}.public_key_file: {config.public_key_file}"
+            return public_keys(self._host.config_dir / config.public_key_file, self._algorithms, shown)
         if config.secret is not None:
             return {None: config.secret.reveal().encode()}
         return {None: kept_secret(self._host.data_dir / "jwt.secret", self._host.logger)}
 
-    def _public_keys(self, name: str) -> dict[str | None, Any]:
-        shown = f"plugins.{self._host.id}.public_key_file: {name}"
-        try:
-            text = (self._host.config_dir / name).read_bytes()
-        except OSError as error:
-            raise StartFailed(f"{shown} cannot be read: {error.strerror}") from None
-        try:
-            keys = _key_set(text) if text.lstrip()[:1] == b"{" else {None: load_pem_public_key(text)}
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
-            raise StartFailed(f"{shown} holds no public key (PEM) or key set: {error}") from None
-        for key in keys.values():
-            if isinstance(key, RSAPublicKey) and key.key_size < 2048:
-                raise StartFailed(f"{shown} holds an RSA key of {key.key_size} bits; expected 2048 or more")
-            if not self._usable(key):
-                raise StartFailed(f"{shown} holds a key that none of {', '.join(self._algorithms)} can use")
-        return keys
-
-    def _usable(self, key: Any) -> bool:
-        for name in self._algorithms:
-            try:
-                jwt.get_algorithm_by_name(name).prepare_key(key)
-            except (jwt.PyJWTError, TypeError, ValueError):
-                continue
-            return True
-        return False
-
 
 class NoSecret(GatewayError):
     """A development token was asked of a configuration that can only verify."""
-
-
-def _key_set(text: bytes) -> dict[str | None, Any]:
-    keys = jwt.PyJWKSet.from_json(text.decode()).keys
-    if any(key.key_type == "oct" for key in keys):
-        raise ValueError("a symmetric key does not belong into a set of public keys")
-    if any(not hasattr(key.key, "public_bytes") for key in keys):
-        raise ValueError("a private key does not belong into a set of public keys")
-    if len(keys) == 1:
-        return {None: keys[0].key}
-    found: dict[str | None, Any] = {key.key_id: key.key for key in keys}
-    if None in found or len(found) != len(keys):
-        raise ValueError("several keys need a `kid` each")
-    return found
 
 
 def _canonical(signature: bytes) -> bool:

@@ -32,7 +32,7 @@ def kept_secret(path: Path, logger: logging.Logger) -> bytes:
 
 
 def _make(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Written whole and then linked: of two processes that start together one wins, and neither reads half a secret.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     draft = Path(name)

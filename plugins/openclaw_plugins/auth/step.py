@@ -46,10 +46,12 @@ class Auth:
     class Config(PluginConfig, frozen=True, kw_only=True):
         methods: Annotated[
             tuple[Annotated[str, needs(Authenticator)], ...],
-            Meta(min_length=1, description="Ids of the plugins that recognise credentials, asked in this order."),
+            Meta(description="Ids of the plugins that recognise credentials, asked in this order."),
         ]
 
     def __init__(self, config: Config, host: Host) -> None:
+        if not config.methods:
+            raise ValueError("methods: empty, so no credential would ever be accepted")
         self._methods = [host.get(id, Authenticator).authenticate for id in config.methods]
         self._clock = host.clock
         self._logger = host.logger

@@ -37,7 +37,9 @@ class EventReader:
 
     def feed(self, piece: bytes) -> Iterator[Event]:
         """Yield the events that `piece` completes. Raises EventTooLong."""
-        if self._after_return and piece:
+        if not piece:
+            return
+        if self._after_return:
             # A CR ended the last line; a LF that opens this piece belongs to it.
             piece = piece.removeprefix(b"\n")
             self._after_return = False

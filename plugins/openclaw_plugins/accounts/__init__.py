@@ -1,0 +1,1 @@
+"""Durable accounts: what organisations have used, kept where no crash loses it."""

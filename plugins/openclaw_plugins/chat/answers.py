@@ -1,0 +1,137 @@
+"""What a turn leaves behind: the answer as far as it was delivered, kept in a history, and its charge.
+
+The message and the charge for it are one transaction; neither is ever kept without the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from openclaw_gateway.api import PRINCIPAL, Exchange, NewMessage, SessionStore
+
+
+class _ToolFunction(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    index: int = 0
+    id: str | None = None
+    type: str | None = None
+    function: _ToolFunction | None = None
+
+
+class _Said(msgspec.Struct):
+    content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    delta: _Said | None = None
+    message: _Said | None = None
+    finish_reason: str | None = None
+
+
+class _Piece(msgspec.Struct):
+    choices: list[_Choice] = []
+    model: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Piece).decode
+
+
+class Answer:
+    """The first choice of an answer, put together from its pieces."""
+
+    __slots__ = ("_calls", "_finish_reason", "_text")
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._finish_reason: str | None = None
+
+    def add(self, piece: bytes) -> None:
+        """Take in a chunk of a stream, or a whole answer. What cannot be read is no part of a history."""
+        try:
+            choices = _decode(piece).choices
+        except msgspec.DecodeError:
+            return
+        for choice in choices:
+            if choice.index != 0:
+                continue
+            self._finish_reason = choice.finish_reason or self._finish_reason
+            said = choice.delta or choice.message
+            if said is None:
+                continue
+            text = said.content or said.refusal
+            if text:
+                self._text.append(text)
+            for position, call in enumerate(said.tool_calls or ()):
+                self._add_call(call, position if choice.message is said else call.index)
+
+    def message(self, model: str, cut: str | None) -> NewMessage:
+        """Return the answer for a history; `cut` says why there is no more of it."""
+        metadata: dict[str, Any] = {"model": model}
+        if self._finish_reason is not None:
+            metadata["finishReason"] = self._finish_reason
+        if self._calls:
+            metadata["toolCalls"] = [self._calls[index] for index in sorted(self._calls)]
+        if cut is not None:
+            metadata["cut"] = cut
+        # PostgreSQL holds no NUL, and a model may say one.
+        return NewMessage(role="assistant", content="".join(self._text).replace("\x00", ""), metadata=metadata)
+
+    def _add_call(self, call: _ToolCall, index: int) -> None:
+        whole = self._calls.setdefault(index, {"id": None, "type": "function", "name": "", "arguments": ""})
+        whole["id"] = call.id or whole["id"]
+        whole["type"] = call.type or whole["type"]
+        if call.function is not None:
+            whole["name"] += call.function.name or ""
+            whole["arguments"] += call.function.arguments or ""
+
+
+class Record:
+    """Where a turn is kept and charged: a session's history where the client named one, and the receipt."""
+
+    __slots__ = ("_answer", "_asked", "_model", "_session", "_store", "_x")
+
+    def __init__(
+        self, x: Exchange, store: SessionStore, *, session: str | None, asked: list[NewMessage], model: str
+    ) -> None:
+        self._x = x
+        self._store = store
+        self._session = session
+        self._asked = asked
+        self._model = model
+        self._answer = Answer()
+
+    def add(self, piece: bytes) -> None:
+        """Note what was delivered."""
+        if self._session is not None:
+            self._answer.add(piece)
+
+    async def commit(self, *, cut: str | None, at_once: bool) -> None:
+        """Keep and charge the turn. Raises StoreUnavailable, Refused where the session is gone.
+
+        Without `at_once` a charge that no history carries is left to the end of the exchange.
+        """
+        receipt = self._x.receipt
+        if self._session is not None:
+            await self._store.append(
+                self._x[PRINCIPAL].organization,
+                self._session,
+                [*self._asked, self._answer.message(self._model, cut)],
+                holds=receipt.take_holds("messages") if receipt is not None else (),
+            )
+        if at_once and receipt is not None:
+            await receipt.commit()
+
+    async def void(self) -> None:
+        """Charge nothing: nothing was delivered."""
+        if self._x.receipt is not None:
+            await self._x.receipt.void()

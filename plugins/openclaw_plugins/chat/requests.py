@@ -1,0 +1,114 @@
+"""Reads a body of the OpenAI surface and writes the one that goes to the upstream; changes no byte without need."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from openclaw_gateway.api import NewMessage, Refused, bad_request, decode
+from openclaw_plugins.chat.shapes import ChatMessage, Completion, EmbeddingRequest
+
+T = TypeVar("T", Completion, EmbeddingRequest)
+
+_object = msgspec.json.Decoder(dict[str, Any])
+_raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encode = msgspec.json.Encoder().encode
+#: a letter of a key written as an escape
+_ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
+
+
+def read_completion(body: bytes) -> tuple[Completion, dict[str, Any]]:
+    """Return what the gateway reads of a completion request, and all of it. Raises Refused (400)."""
+    completion, request = _read(body, Completion)
+    problems = [
+        {"param": f"messages[{i}].content", "message": f"a message of role {message.role} needs content"}
+        for i, message in enumerate(completion.messages)
+        if message.content is None and message.role != "assistant"
+    ]
+    problems += [
+        {"param": f"messages[{i}].tool_call_id", "message": "a message of role tool needs the call that it answers"}
+        for i, message in enumerate(completion.messages)
+        if message.role == "tool" and message.tool_call_id is None
+    ]
+    if problems:
+        first = problems[0]
+        raise Refused(bad_request(f"{first['param']}: {first['message']}", param=first["param"], problems=problems))
+    return completion, request
+
+
+def read_embedding(body: bytes) -> tuple[EmbeddingRequest, dict[str, Any]]:
+    """Return what the gateway reads of an embeddings request, and all of it. Raises Refused (400)."""
+    embedding, request = _read(body, EmbeddingRequest)
+    given = embedding.input
+    if isinstance(given, list) and not (_texts(given) or _tokens(given) or all(_tokens(item) for item in given)):
+        message = "expected a text, a list of texts, a list of tokens or a list of these"
+        raise Refused(bad_request(f"input: {message}", param="input"))
+    return embedding, request
+
+
+def forwarded(body: bytes, request: dict[str, Any], upstream_model: str) -> bytes:
+    """Return the body for the upstream: the very bytes, or with the model's name and our own field changed.
+
+    A key that stands twice, or in two spellings, could be read one way here and another way upstream, and the
+    model is what a tier is checked against: such a body is written anew, so that both read the same.
+    """
+    same = request["model"] == upstream_model and "sessionId" not in request
+    if same and body.count(b'"model"') == 1 and _ESCAPED_LETTER.search(body) is None:
+        return body
+    fields = _raw_object.decode(body)
+    fields.pop("sessionId", None)
+    fields["model"] = msgspec.Raw(_encode(upstream_model))
+    return _encode(fields)
+
+
+def under_alias(answer: bytes, alias: str) -> bytes:
+    """Return an upstream's answer, or chunk, with the model's name as clients know it."""
+    fields = _raw_object.decode(answer)
+    fields["model"] = msgspec.Raw(_encode(alias))
+    return _encode(fields)
+
+
+def new_turn(messages: list[ChatMessage]) -> list[NewMessage]:
+    """Return what of a prompt is new and belongs into a history: the last user message, or results of tools.
+
+    Everything before it the client resends, and the history holds it already.
+    """
+    results: list[NewMessage] = []
+    for message in reversed(messages):
+        if message.role != "tool":
+            break
+        results.append(
+            NewMessage(role="tool", content=_content(message), metadata={"toolCallId": message.tool_call_id})
+        )
+    if results:
+        return results[::-1]
+    for message in reversed(messages):
+        if message.role == "user":
+            return [NewMessage(role="user", content=_content(message))]
+    return []
+
+
+def _content(message: ChatMessage) -> Any:
+    """Parts are stored by their text; an image of many megabytes is no history."""
+    if isinstance(message.content, list):
+        return "\n".join(part.text if part.text is not None else f"[{part.type}]" for part in message.content)
+    return message.content
+
+
+def _read(body: bytes, shape: type[T]) -> tuple[T, dict[str, Any]]:
+    request = decode(body, dict[str, Any], decoder=_object)
+    try:
+        return msgspec.convert(request, shape), request
+    except msgspec.ValidationError:
+        decode(body, shape)  # refuses, with every problem and its path
+        raise
+
+
+def _texts(given: list[Any]) -> bool:
+    return all(isinstance(item, str) for item in given)
+
+
+def _tokens(given: Any) -> bool:
+    return isinstance(given, list) and bool(given) and all(type(item) is int for item in given)

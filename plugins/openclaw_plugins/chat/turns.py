@@ -1,0 +1,278 @@
+"""Turns: one supervised task owns each, from the first byte of the upstream to the commit of what it delivered.
+
+A connection only subscribes. Its end never cancels the commit, and the commit is never skipped: a turn that
+delivered something is kept and charged, one that delivered nothing costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Literal
+
+import msgspec
+
+from openclaw_gateway.api import (
+    ModelCall,
+    ModelProvider,
+    Refusal,
+    Refused,
+    StoreUnavailable,
+    UpstreamFailed,
+    internal_error,
+    unavailable,
+)
+from openclaw_plugins.chat.answers import Record
+from openclaw_plugins.chat.requests import under_alias
+
+Reason = Literal["disconnected", "slow_reader", "shutdown"]
+
+#: to close an upstream that nobody listens to any more
+_CLOSE = 1.0
+#: to keep and charge a turn, whoever has left
+_SETTLE = 5.0
+#: chunks that wait for the connection before the upstream has to wait too
+_QUEUE = 64
+
+
+class _Choice(msgspec.Struct):
+    delta: dict[str, msgspec.Raw] = {}
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
+_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+class Turn:
+    """One turn. `run` is its owner's; `take`, `stop` and `ended` are for the connection that listens.
+
+    After its end: `failure` is what went wrong, `stopped` who ended it early, `body` the whole answer of a turn
+    that does not stream.
+    """
+
+    __slots__ = (
+        "_call",
+        "_chunks",
+        "_early",
+        "_logger",
+        "_phase",
+        "_provider",
+        "_record",
+        "_room",
+        "_task",
+        "_wake",
+        "body",
+        "delivered",
+        "failure",
+        "finished",
+        "stopped",
+    )
+
+    def __init__(self, call: ModelCall, provider: ModelProvider, record: Record, logger: logging.Logger) -> None:
+        self._call = call
+        self._provider = provider
+        self._record = record
+        self._logger = logger
+        self._task: asyncio.Task[None] | None = None
+        self._phase: Literal["new", "asking", "settling"] = "new"
+        self._chunks: deque[bytes] = deque()
+        #: chunks that open an answer and hold nothing of it yet; None once content has come
+        self._early: list[bytes] | None = []
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self.delivered = False
+        self.body = b""
+        self.finished = False
+        self.failure: Refusal | None = None
+        self.stopped: Reason | None = None
+
+    async def take(self, patience: float) -> bytes | None:
+        """Return the events that wait, joined; empty after `patience` seconds of silence, None at the end."""
+        while not self._chunks:
+            if self.finished:
+                return None
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(patience):
+                    await self._wake.wait()
+            except TimeoutError:
+                return b""
+        chunks = list(self._chunks)
+        self._chunks.clear()
+        self._room.set()
+        if self._phase == "asking":  # afterwards all that waits is accounted for already
+            self._account(chunks)
+        return b"data: " + b"\n\ndata: ".join(chunks) + b"\n\n"
+
+    def stop(self, reason: Reason) -> None:
+        """Tell the turn to end now: it closes its upstream, and accounts for what it delivered."""
+        if self._phase == "settling" or self.stopped is not None:
+            return
+        self.stopped = reason
+        if reason == "shutdown":
+            self.failure = unavailable("the gateway is shutting down", retry_after=5.0)
+        else:
+            self._chunks.clear()
+        if self._phase == "asking":
+            assert self._task is not None
+            self._task.cancel()
+
+    async def ended(self) -> None:
+        """Wait for the end; the wait may be cancelled, the turn is not."""
+        if self._task is not None and not self._task.done():
+            await asyncio.wait({self._task})
+
+    def start(self) -> asyncio.Task[None]:
+        """Let a task of its own run the turn."""
+        self._task = asyncio.create_task(self._run())
+        return self._task
+
+    async def _run(self) -> None:
+        try:
+            if self.stopped is None:
+                await self._ask()
+            self._phase = "settling"
+            await self._settle()
+        finally:
+            self._phase = "settling"
+            self.finished = True
+            self._wake.set()
+
+    async def _ask(self) -> None:
+        self._phase = "asking"
+        try:
+            if self._call.stream:
+                await self._ask_stream()
+            else:
+                self.body = self._named(await self._provider.complete(self._call))
+                self._account((self.body,))
+        except asyncio.CancelledError:
+            if self.stopped is None:
+                raise
+            assert self._task is not None
+            # The cancellation is ours and done with; what follows may wait again.
+            self._task.uncancel()
+        except UpstreamFailed as error:
+            self.failure = _refusal(error)
+        except Exception as error:
+            self._logger.error("a provider failed", exc_info=error, extra={"fields": self._fields()})
+            self.failure = internal_error()
+
+    async def _ask_stream(self) -> None:
+        stream = self._provider.stream(self._call)
+        try:
+            async for chunk in stream:
+                await self._hand_on(self._named(chunk))
+            for chunk in self._early or ():
+                await self._put(chunk)
+            self.delivered = True
+        finally:
+            close = getattr(stream, "aclose", None)
+            if close is not None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_CLOSE):
+                        await close()
+
+    async def _hand_on(self, chunk: bytes) -> None:
+        if self._early is not None:
+            if not _has_content(chunk) and len(self._early) < _QUEUE:
+                # Nothing of the answer is in it: should the upstream fail now, the client gets a real status.
+                self._early.append(chunk)
+                return
+            early, self._early = self._early, None
+            for opening in early:
+                await self._put(opening)
+        await self._put(chunk)
+
+    async def _put(self, chunk: bytes) -> None:
+        while len(self._chunks) >= _QUEUE:
+            self._room.clear()
+            await self._room.wait()
+        self._chunks.append(chunk)
+        self._wake.set()
+
+    async def _settle(self) -> None:
+        self._account(self._chunks)
+        try:
+            async with asyncio.timeout(_SETTLE):
+                if self.delivered:
+                    await self._record.commit(cut=self._cut(), at_once=self._call.stream)
+                else:
+                    await self._record.void()
+        except Refused as error:
+            self.failure = self.failure or error.refusal
+        except (StoreUnavailable, TimeoutError) as error:
+            self._logger.error("a turn could not be kept", exc_info=error, extra={"fields": self._fields()})
+            self.failure = self.failure or unavailable("the turn could not be stored; try again shortly")
+        except Exception as error:
+            self._logger.error("a turn could not be kept", exc_info=error, extra={"fields": self._fields()})
+            self.failure = self.failure or internal_error()
+
+    def _account(self, chunks: Iterable[bytes]) -> None:
+        for chunk in chunks:
+            self.delivered = True
+            self._record.add(chunk)
+
+    def _cut(self) -> str | None:
+        return self.stopped or ("failed" if self.failure is not None else None)
+
+    def _named(self, answer: bytes) -> bytes:
+        call = self._call
+        return answer if call.upstream_model == call.model else under_alias(answer, call.model)
+
+    def _fields(self) -> dict[str, str | None]:
+        return {"requestId": self._call.request_id, "model": self._call.model}
+
+
+class Turns:
+    """All turns that run. They outlive their connections, and the plugin outlives them."""
+
+    def __init__(self) -> None:
+        self._running: dict[asyncio.Task[None], Turn] = {}
+
+    def start(self, turn: Turn) -> None:
+        task = turn.start()
+        self._running[task] = turn
+        task.add_done_callback(self._running.pop)
+
+    @asynccontextmanager
+    async def supervised(self) -> AsyncIterator[None]:
+        """On leaving, end what still runs: connections have had their time to drain."""
+        try:
+            yield
+        finally:
+            for turn in self._running.values():
+                turn.stop("shutdown")
+            if self._running:
+                await asyncio.wait(set(self._running), timeout=_CLOSE + _SETTLE)
+
+
+def _refusal(error: UpstreamFailed) -> Refusal:
+    return Refusal(
+        status=error.status,
+        code=error.code,
+        type=error.type,
+        message=str(error),
+        param=error.param,
+        retry_after=error.retry_after,
+    )
+
+
+def _has_content(chunk: bytes) -> bool:
+    """Whether a chunk holds anything of an answer: more than the role that opens it."""
+    try:
+        choices = _chunk(chunk).choices
+    except msgspec.DecodeError:
+        return True
+    return any(
+        choice.finish_reason is not None
+        or any(key != "role" and bytes(value) not in (b'""', b"null", b"[]") for key, value in choice.delta.items())
+        for choice in choices
+    )

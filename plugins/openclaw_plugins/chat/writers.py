@@ -1,0 +1,119 @@
+"""Write the answer of a turn to its connection, and tell the turn when nobody is there to read it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from litestar.types import Receive, Send
+
+from openclaw_gateway.api import REQUEST_ID, Exchange, Refusal, Refused
+from openclaw_plugins.chat.turns import Turn
+
+_JSON = [(b"content-type", b"application/json")]
+_EVENT_STREAM = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    # A proxy that collects, or compresses in lumps, would undo the stream.
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+_KEEP_ALIVE = b": keep-alive\n\n"
+_DONE = b"data: [DONE]\n\n"
+
+
+class _Problem(msgspec.Struct):
+    error: msgspec.Raw
+
+
+async def write_whole(x: Exchange, turn: Turn, receive: Receive, send: Send) -> None:
+    """Answer with one JSON body. Raises Refused where the turn failed."""
+    # A turn that waits for nothing ends within one round of the loop; watching costs more than it then.
+    await asyncio.sleep(0)
+    if not turn.finished:
+        async with _watched(turn, receive):
+            await turn.ended()
+    if turn.stopped in ("disconnected", "slow_reader"):
+        x.outcome.disconnected = True
+        return
+    if turn.failure is not None:
+        raise Refused(turn.failure)
+    await write_json(turn.body, send)
+
+
+async def write_json(body: bytes, send: Send) -> None:
+    """Answer 200 with a JSON body."""
+    headers = [*_JSON, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def write_stream(
+    x: Exchange, turn: Turn, receive: Receive, send: Send, *, keep_alive: float, stall: float
+) -> None:
+    """Answer with an event stream. Raises Refused where the turn failed before there was anything to send.
+
+    The status waits for the first content, but no longer than one keep-alive: a client behind a proxy has to see
+    something by then.
+    """
+    async with _watched(turn, receive):
+        events = await turn.take(keep_alive)
+        if events is None and turn.failure is not None:
+            raise Refused(turn.failure)
+        try:
+            if turn.stopped not in ("disconnected", "slow_reader"):
+                headers: Any = list(_EVENT_STREAM)
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+            while events is not None:
+                async with asyncio.timeout(stall):
+                    await send(_body(events or _KEEP_ALIVE, more=True))
+                events = await turn.take(keep_alive)
+        except TimeoutError:
+            turn.stop("slow_reader")
+            await turn.ended()
+    if turn.stopped in ("disconnected", "slow_reader"):
+        x.outcome.disconnected = True
+        return
+    # What ends with the marker is kept and paid for: the turn is committed.
+    last = _DONE
+    if turn.failure is not None:
+        x.outcome.error_code = turn.failure.code
+        last = _error_event(x, turn.failure)
+    try:
+        async with asyncio.timeout(stall):
+            await send(_body(last, more=False))
+    except TimeoutError:
+        x.outcome.disconnected = True
+
+
+@asynccontextmanager
+async def _watched(turn: Turn, receive: Receive) -> AsyncIterator[None]:
+    """Stop the turn when the client leaves; on leaving, wait until it has accounted for itself."""
+    watcher = asyncio.create_task(_gone(receive))
+    watcher.add_done_callback(lambda task: None if task.cancelled() else turn.stop("disconnected"))
+    try:
+        yield
+    except asyncio.CancelledError:
+        turn.stop("shutdown")
+        raise
+    finally:
+        watcher.cancel()
+        turn.stop("disconnected")  # says nothing to one that has ended
+        await turn.ended()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _body(data: bytes, *, more: bool) -> Any:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+def _error_event(x: Exchange, refusal: Refusal) -> bytes:
+    """The error object of the one error body, as an event of its own."""
+    _, body = refusal.render(x.path, x.get(REQUEST_ID))
+    return b'data: {"error":' + bytes(msgspec.json.decode(body, type=_Problem).error) + b"}\n\n"

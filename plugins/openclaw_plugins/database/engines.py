@@ -1,0 +1,153 @@
+"""Opens the connection pools, so set up that a transaction means the same on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "sqlite+aiosqlite": "sqlite+aiosqlite",
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+    "postgresql+asyncpg": "postgresql+asyncpg",
+}
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How the pools are set up; times in seconds."""
+
+    pool_size: int
+    pool_timeout: float
+    connect_timeout: float
+    statement_timeout: float
+    lock_timeout: float
+    idle_in_transaction_timeout: float
+    synchronous: str
+    role: str | None
+
+
+class Pools(msgspec.Struct, frozen=True):
+    """The engines by what they are for; PostgreSQL reads and writes through one."""
+
+    writer: AsyncEngine
+    reader: AsyncEngine
+    maintenance: AsyncEngine
+
+    @property
+    def sweeper(self) -> AsyncEngine:
+        # SQLite has one writer in all, so a sweep queues with the others
+        return self.maintenance if self.reader is self.writer else self.writer
+
+    def named(self) -> Iterator[tuple[str, AsyncEngine]]:
+        if self.reader is self.writer:
+            yield "main", self.writer
+        else:
+            yield "writer", self.writer
+            yield "reader", self.reader
+        yield "maintenance", self.maintenance
+
+
+def location(url: str | None, embedded: Path) -> URL:
+    """Return where the database is, with the driver that we speak. Raises ValueError, which never holds the URL."""
+    if url is None:
+        return URL.create("sqlite+aiosqlite", database=str(embedded))
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ValueError("not a URL, expected postgresql://... or sqlite:///file") from None
+    driver = _DRIVERS.get(parsed.drivername)
+    if driver is None:
+        raise ValueError(f"{parsed.drivername!r} is not served, expected postgresql://... or sqlite:///file")
+    if driver == "sqlite+aiosqlite" and parsed.database in (None, "", ":memory:"):
+        raise ValueError("a database in memory is lost with its connection, expected sqlite:///file")
+    return parsed.set(drivername=driver)
+
+
+def open_pools(url: URL, options: Options) -> Pools:
+    """Build the engines; nothing is connected before the first transaction."""
+    if url.get_backend_name() == "postgresql":
+        main = _postgresql(url, options, size=options.pool_size)
+        return Pools(main, main, _postgresql(url, options, size=2))
+    return Pools(
+        writer=_sqlite(url, options, size=1, write=True),
+        reader=_sqlite(url, options, size=min(4, options.pool_size), write=False),
+        maintenance=_sqlite(url, options, size=1, write=False),
+    )
+
+
+def _postgresql(url: URL, options: Options, *, size: int) -> AsyncEngine:
+    settings = {
+        "application_name": "openclaw-gateway",
+        "timezone": "UTC",
+        "statement_timeout": _milliseconds(options.statement_timeout),
+        "lock_timeout": _milliseconds(options.lock_timeout),
+        "idle_in_transaction_session_timeout": _milliseconds(options.idle_in_transaction_timeout),
+    }
+    if options.role is not None:
+        settings["role"] = options.role
+    return create_async_engine(
+        url,
+        pool_size=size,
+        max_overflow=0,
+        # an error's text would else hold what clients wrote, and errors are logged
+        hide_parameters=True,
+        pool_timeout=options.pool_timeout,
+        json_serializer=_encode,
+        json_deserializer=msgspec.json.decode,
+        connect_args={
+            "timeout": options.connect_timeout,
+            # the server's own time-out answers first; this one is for a server that does not answer at all
+            "command_timeout": options.statement_timeout + 5,
+            "server_settings": settings,
+        },
+    )
+
+
+def _sqlite(url: URL, options: Options, *, size: int, write: bool) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_size=size,
+        max_overflow=0,
+        # an error's text would else hold what clients wrote, and errors are logged
+        hide_parameters=True,
+        pool_timeout=options.pool_timeout,
+        json_serializer=_encode,
+        json_deserializer=msgspec.json.decode,
+        connect_args={"timeout": options.lock_timeout},
+    )
+    # The driver's own idea of when a transaction begins is off: with it a write would start as a read and could
+    # fail half-way. One connection writes, so writers of this process queue for it and never meet "locked".
+    begin = "BEGIN IMMEDIATE" if write else "BEGIN"
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def set_up(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA synchronous={options.synchronous.upper()}")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        if not write:
+            cursor.execute("PRAGMA query_only=ON")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def start(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _encode(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, int(seconds * 1000)))

@@ -1,0 +1,103 @@
+"""How far an upstream's answer has come: which of its deadlines runs, and whether its stream may end here."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from openclaw_gateway.api import ModelCall
+from openclaw_plugins.providers.sse import Event
+from openclaw_plugins.providers.upstream_errors import broken
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    error: msgspec.Raw | None = None
+
+
+_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+class Times:
+    """The deadlines of one call: to the first content, between two pieces, and for the whole."""
+
+    __slots__ = ("_end", "_first", "_idle", "_loop", "_waiting_for_first", "phase")
+
+    def __init__(self, call: ModelCall) -> None:
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        self._end = now + call.total_timeout
+        self._first = now + call.first_byte_timeout
+        self._idle = call.idle_timeout
+        self._waiting_for_first = True
+        self.phase = "first byte"
+
+    def answered(self) -> None:
+        self._waiting_for_first = False
+
+    def next_deadline(self) -> float:
+        """Set `phase` to the time that would run out first, and return when that is."""
+        if self._waiting_for_first:
+            self.phase, deadline = "first byte", self._first
+        else:
+            self.phase, deadline = "idle", self._loop.time() + self._idle
+        if deadline >= self._end:
+            self.phase, deadline = "total", self._end
+        return deadline
+
+    async def read(self, response: ClientResponse) -> bytes:
+        """Return what has come, waiting for the first of it; empty at the end."""
+        async with asyncio.timeout_at(self.next_deadline()):
+            return await response.content.readany()
+
+
+class Progress:
+    """What the events of a stream have told so far: whether it may end here."""
+
+    __slots__ = ("_finished", "_open", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._open: set[int] = set()
+        self._finished = False
+
+    @property
+    def whole(self) -> bool:
+        return self.done or (self._finished and not self._open)
+
+    def take(self, event: Event) -> bytes | None:
+        """Return the JSON of a chunk, None for what is none. Raises UpstreamFailed."""
+        data = event.data
+        if self.done or not data:
+            return None
+        if data == b"[DONE]" or data.strip() == b"[DONE]":
+            self.done = True
+            return None
+        try:
+            chunk = _chunk(data)
+            if b"\n" in data:
+                # Framed again as one line, so it has to be one.
+                data = msgspec.json.format(data, indent=-1)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise broken("its stream cannot be read") from None
+        if chunk.error is not None and bytes(chunk.error) != b"null":
+            raise broken("it reported an error within its stream")
+        if event.name == "error":
+            raise broken("it reported an error within its stream")
+        for choice in chunk.choices or ():
+            if choice.finish_reason is not None:
+                self._finished = True
+                self._open.discard(choice.index)
+            else:
+                self._open.add(choice.index)
+        return data

@@ -1,0 +1,267 @@
+"""Limits how many requests and messages a subject may send in a window of time, and tells clients where they stand.
+
+It never counts by itself: it says which limits apply, and the counters that it names do the counting.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
+from prometheus_client import Counter, Gauge
+
+from openclaw_gateway.api import (
+    PRINCIPAL,
+    TIER,
+    Balance,
+    Charge,
+    Counters,
+    Exchange,
+    Fact,
+    Host,
+    Limit,
+    Outcome,
+    PluginConfig,
+    ResponseHead,
+    Route,
+    Tier,
+    hookimpl,
+    needs,
+)
+
+_PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class RateLimit:
+    """Charges every limit of the caller's tier on what a route meters, and sets the RateLimit headers."""
+
+    provides: ClassVar[tuple[Fact[Any], ...]] = ()
+    requires: ClassVar[tuple[Fact[Any], ...]] = (PRINCIPAL, TIER)
+
+    class Config(PluginConfig, frozen=True, kw_only=True):
+        """`[plugins.ratelimit]`"""
+
+        counters: Annotated[
+            str, needs(Counters), Meta(description="Id of the plugin that counts; all replicas should share it.")
+        ] = "counters"
+
+    class Limits(PluginConfig, frozen=True, kw_only=True):
+        """`[ratelimit.<limit>]` of a tier file"""
+
+        limit: Annotated[int, Meta(ge=0, description="How many are admitted in one window; 0 admits none.")]
+        per: Annotated[
+            str,
+            Meta(
+                pattern=r"^(second|minute|hour|day|[1-9][0-9]{0,6}[smhd])$",
+                description="The window: second, minute, hour, day, or a whole number with a unit such as 90s or 5m.",
+            ),
+        ]
+        meter: Annotated[str | None, Meta(description="What is counted; by default the meter of the same name.")] = None
+        scope: Annotated[
+            Literal["organization", "user", "api_key", "session", "client"],
+            Meta(description="Who shares the limit; client is the caller's network address."),
+        ] = "organization"
+        algorithm: Annotated[
+            Literal["sliding", "gcra", "fixed"],
+            Meta(
+                description="sliding never exceeds the limit in any window; gcra spreads calls evenly and admits at "
+                "most limit + burst; fixed admits at most twice the limit where two windows meet."
+            ),
+        ] = "sliding"
+        burst: Annotated[
+            Annotated[int, Meta(ge=1)] | None,
+            Meta(description="For gcra: calls admitted at one instant; by default a tenth of the limit."),
+        ] = None
+        on_backend_failure: Annotated[
+            Literal["closed", "open", "local"],
+            Meta(
+                description="When the counters do not answer: closed refuses, open admits uncounted, local counts in "
+                "this process against its share of the limit."
+            ),
+        ] = "local"
+        mode: Annotated[
+            Literal["enforce", "shadow"], Meta(description="shadow counts what would be refused, and refuses nothing.")
+        ] = "enforce"
+
+        def __post_init__(self) -> None:
+            if self.burst is not None and self.algorithm != "gcra":
+                raise ValueError(f'burst belongs to algorithm = "gcra", and this limit is "{self.algorithm}"')
+
+    def __init__(self, config: Config, host: Host) -> None:
+        self._counters = host.get(config.counters, Counters)
+        self._monotonic = host.clock.monotonic
+        self._limits = {
+            tier: [_limit(f"{host.id}.{name}", name, table) for name, table in tables.items()]
+            for tier, tables in host.limits().items()
+        }
+        hits = Counter(
+            "rate_limit_hits", "Requests that a rate limit refused.", ("tier", "limit"), registry=host.registry
+        )
+        shadow_hits = Counter(
+            "rate_limit_shadow_hits",
+            "Requests that a rate limit in shadow mode would have refused.",
+            ("tier", "limit"),
+            registry=host.registry,
+        )
+        remaining = Gauge(
+            "rate_limit_remaining",
+            "Lowest share of a rate limit that any one subject had left within the last window or two, 0 to 1.",
+            ("tier", "limit"),
+            registry=host.registry,
+        )
+        self._watched: dict[tuple[str, str], _Watched] = {}
+        for tier, limits in self._limits.items():
+            for limit in limits:
+                labels = (tier, limit.name)
+                watched = self._watched[labels] = _Watched(limit, hits.labels(*labels), shadow_hits.labels(*labels))
+                remaining.labels(*labels).set_function(partial(watched.lowest, self._monotonic))
+
+    @hookimpl
+    def applies(self, route: Route) -> bool:
+        return bool(route.meters or route.message_meters)
+
+    @hookimpl
+    def charges(self, route: Route, tier: Tier) -> Sequence[Charge]:
+        metered = {meter.name for meter in route.meters}
+        return [Charge(limit, self._counters) for limit in self._limits[tier.name] if limit.meter in metered]
+
+    @hookimpl
+    def on_response(self, x: Exchange, head: ResponseHead) -> None:
+        receipt = x.receipt
+        if receipt is None:
+            return
+        tightest: Balance | None = None
+        tier = x[TIER].name
+        states, policies = [], []
+        for balance in receipt.balances:
+            limit = balance.limit
+            if limit.kind != "rate" or limit.mode == "shadow" or balance.reset_after is None:
+                continue
+            watched = self._watched.get((tier, limit.name))
+            policies.append(watched.policy if watched is not None else _policy(limit))
+            states.append(b'"%s";r=%d;t=%d' % (limit.name.encode(), balance.remaining, math.ceil(_reset(balance))))
+            if tightest is None or _tightness(balance) < _tightness(tightest):
+                tightest = balance
+        if tightest is None:
+            return
+        seconds = _reset(tightest)
+        limit_text = str(tightest.limit.limit).encode()
+        remaining = str(tightest.remaining).encode()
+        head.set(b"ratelimit", b", ".join(states))
+        head.set(b"ratelimit-policy", b", ".join(policies))
+        head.set(b"x-ratelimit-limit", limit_text)
+        head.set(b"x-ratelimit-remaining", remaining)
+        head.set(b"x-ratelimit-reset", b"%d" % math.ceil(seconds))
+        if x.route.route.surface == "openai":
+            head.set(b"x-ratelimit-limit-requests", limit_text)
+            head.set(b"x-ratelimit-remaining-requests", remaining)
+            head.set(b"x-ratelimit-reset-requests", _openai_duration(seconds))
+
+    @hookimpl
+    def on_complete(self, x: Exchange, outcome: Outcome) -> None:
+        receipt = x.receipt
+        if receipt is None:
+            return
+        tier = x[TIER].name
+        for balance in receipt.balances:
+            watched = self._watched.get((tier, balance.limit.name))
+            if watched is not None:
+                watched.see(balance, self._monotonic())
+
+
+class _LowWater:
+    """The lowest share seen in this window and in the one before; two numbers, however many subjects there are."""
+
+    __slots__ = ("_before", "_now", "_since", "_window")
+
+    def __init__(self, window: float) -> None:
+        self._window = window
+        self._since = -math.inf
+        self._now = self._before = 1.0
+
+    def see(self, share: float, at: float) -> None:
+        if at - self._since >= self._window:
+            self._turn(at)
+        if share < self._now:
+            self._now = share
+
+    def read(self, at: float) -> float:
+        if at - self._since >= self._window:
+            self._turn(at)
+        return min(self._now, self._before)
+
+    def _turn(self, at: float) -> None:
+        self._before = self._now if at - self._since < 2 * self._window else 1.0
+        self._now = 1.0
+        self._since = at
+
+
+class _Watched:
+    """One limit of one tier, with the metrics that speak of it."""
+
+    __slots__ = ("_hits", "_low", "_shadow_hits", "policy")
+
+    def __init__(self, limit: Limit, hits: Counter, shadow_hits: Counter) -> None:
+        self._hits = hits
+        self._shadow_hits = shadow_hits
+        self._low = _LowWater(limit.window)
+        self.policy = _policy(limit)
+
+    def see(self, balance: Balance, at: float) -> None:
+        limit = balance.limit
+        if balance.refused:
+            self._hits.inc()
+        elif balance.retry_after is not None:
+            self._shadow_hits.inc()
+        if limit.limit:
+            self._low.see(balance.remaining / limit.limit, at)
+
+    def lowest(self, monotonic: Callable[[], float]) -> float:
+        return self._low.read(monotonic())
+
+
+def _limit(full_name: str, name: str, table: RateLimit.Limits) -> Limit:
+    return Limit(
+        name=full_name,
+        meter=table.meter or name,
+        kind="rate",
+        limit=table.limit,
+        scope=table.scope,
+        window=float(_PERIODS[table.per] if table.per in _PERIODS else int(table.per[:-1]) * _UNITS[table.per[-1]]),
+        algorithm=table.algorithm,
+        burst=table.burst,
+        on_backend_failure=table.on_backend_failure,
+        mode=table.mode,
+    )
+
+
+def _policy(limit: Limit) -> bytes:
+    return b'"%s";q=%d;w=%d' % (limit.name.encode(), limit.limit, round(limit.window))
+
+
+def _reset(balance: Balance) -> float:
+    """Seconds to the moment that a client should wait for; after a refusal the same as Retry-After."""
+    if balance.refused and balance.retry_after is not None:
+        return max(1.0, balance.retry_after)
+    return balance.reset_after or 0.0
+
+
+def _tightness(balance: Balance) -> tuple[bool, float, float]:
+    """Order balances by what holds a client up most: refusals first, the longest of them before the others."""
+    left = balance.remaining / balance.limit.limit if balance.limit.limit else 0.0
+    return not balance.refused, -_reset(balance) if balance.refused else left, left
+
+
+def _openai_duration(seconds: float) -> bytes:
+    """Write a time as OpenAI does: 120ms, 1s, 6m0s, 1h0m0s."""
+    if 0 < seconds < 1:
+        return b"%dms" % math.ceil(seconds * 1000)
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return b"%dh%dm%ds" % (hours, minutes, rest)
+    return b"%dm%ds" % (minutes, rest) if minutes else b"%ds" % rest

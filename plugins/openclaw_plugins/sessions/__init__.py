@@ -1,0 +1,1 @@
+"""Sessions: their store, their routes and their command."""

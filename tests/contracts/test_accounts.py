@@ -1,0 +1,262 @@
+"""What every durable account must hold, on every backend."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from openclaw_gateway.api import Accounts, Limit, Take
+from openclaw_plugins.accounts import ledger
+from openclaw_plugins.accounts.periods import period_of, seconds_left
+
+from .conftest import Stores
+
+QUOTA = Limit(name="quota.messages", meter="messages", kind="quota", limit=10)
+LEASE = Limit(name="concurrency.sessions", meter="sessions", kind="lease", limit=2)
+
+
+def quota(limit: int, name: str = "quota.messages", **fields: Any) -> Limit:
+    return Limit(name=name, meter=name.split(".")[1], kind="quota", limit=limit, **fields)
+
+
+def take(limit: Limit, amount: int = 1, subject: str = "-") -> Take:
+    return Take(limit, subject, amount, "holder" if limit.kind == "lease" else None)
+
+
+async def used(stores: Stores, limit: Limit, organization: str = "acme", subject: str = "-") -> int:
+    (balance,) = await stores.accounts.peek(organization, [take(limit, subject=subject)])
+    return balance.used
+
+
+async def columns(stores: Stores) -> Sequence[tuple[int, int]]:
+    async with stores.database.transaction(None, operation="select", table="openclaw_usage") as connection:
+        rows = await connection.execute(text("SELECT used, held FROM openclaw_usage ORDER BY limit_name, period"))
+        return [(row[0], row[1]) for row in rows]
+
+
+async def test_it_is_an_account(stores: Stores) -> None:
+    assert isinstance(stores.accounts, Accounts)
+
+
+async def test_admits_exactly_the_limit_under_concurrency(stores: Stores) -> None:
+    answers = await asyncio.gather(*(stores.accounts.reserve("acme", [take(quota(10))]) for _ in range(50)))
+    granted = [holds for _, holds in answers if holds]
+    assert len(granted) == 10
+    assert all(balances[0].refused == (not holds) for balances, holds in answers)
+    assert max(balances[0].used for balances, _ in answers) == 10
+    await asyncio.gather(*(stores.accounts.commit(holds) for holds in granted))
+    assert await columns(stores) == [(10, 0)]
+
+
+async def test_two_gateways_on_one_store_admit_the_limit_together(config: dict[str, Any], tmp_path: Path) -> None:
+    async with Stores(tmp_path, config, {}).opened() as one, Stores(tmp_path, config, {}).opened() as two:
+        answers = await asyncio.gather(
+            *(stores.accounts.reserve("acme", [take(quota(15))]) for _ in range(20) for stores in (one, two))
+        )
+        assert sum(bool(holds) for _, holds in answers) == 15
+
+
+async def test_what_is_voided_costs_nothing_and_what_is_committed_stays(stores: Stores) -> None:
+    _, first = await stores.accounts.reserve("acme", [take(QUOTA, 4)])
+    _, second = await stores.accounts.reserve("acme", [take(QUOTA, 5)])
+    await stores.accounts.void(first)
+    await stores.accounts.commit(second)
+    assert await columns(stores) == [(5, 0)]
+
+
+async def test_a_hold_is_resolved_once(stores: Stores) -> None:
+    _, holds = await stores.accounts.reserve("acme", [take(QUOTA, 3)])
+    await asyncio.gather(*(stores.accounts.commit(holds) for _ in range(8)), stores.accounts.commit([*holds, *holds]))
+    await stores.accounts.void(holds)
+    assert await columns(stores) == [(3, 0)]
+    assert stores.registry.get_sample_value("accounts_resolved_twice_total") == 9
+
+    _, other = await stores.accounts.reserve("acme", [take(QUOTA, 3)])
+    await stores.accounts.void(other)
+    await stores.accounts.void(other)
+    await stores.accounts.commit(other)
+    assert await columns(stores) == [(3, 0)]
+
+
+async def test_all_or_nothing_over_several_takes(stores: Stores) -> None:
+    full, roomy = quota(1, "quota.sessions"), quota(5, "quota.messages")
+    await stores.accounts.reserve("acme", [take(full)])
+    balances, holds = await stores.accounts.reserve("acme", [take(roomy), take(full)])
+    assert not holds
+    assert [balance.refused for balance in balances] == [False, True]
+    assert await used(stores, roomy) == 0
+    # an amount over the whole limit is refused before a row says so
+    balances, holds = await stores.accounts.reserve("new", [take(roomy, 6)])
+    assert balances[0].refused and not holds
+
+
+async def test_organizations_and_subjects_do_not_touch(stores: Stores) -> None:
+    one = quota(1)
+    assert (await stores.accounts.reserve("acme", [take(one)]))[1]
+    assert (await stores.accounts.reserve("other", [take(one)]))[1]
+    assert (await stores.accounts.reserve("acme", [take(one, subject="ada")]))[1]
+    assert not (await stores.accounts.reserve("acme", [take(one)]))[1]
+
+
+async def test_a_lowered_limit_refuses_and_keeps_usage(stores: Stores) -> None:
+    _, holds = await stores.accounts.reserve("acme", [take(quota(10), 8)])
+    await stores.accounts.commit(holds)
+    balances, holds = await stores.accounts.reserve("acme", [take(quota(5))])
+    assert balances[0].refused and not holds and balances[0].used == 8 and balances[0].remaining == 0
+    balances, holds = await stores.accounts.reserve("acme", [take(quota(9))])
+    assert holds and balances[0].used == 9
+
+
+async def test_a_shadow_limit_counts_and_never_refuses(stores: Stores) -> None:
+    shadow = quota(2, mode="shadow")
+    for _ in range(5):
+        balances, holds = await stores.accounts.reserve("acme", [take(shadow)])
+        await stores.accounts.commit(holds)
+        assert not balances[0].refused
+    assert await used(stores, shadow) == 5
+
+
+async def test_expired_holds_come_back_and_a_late_commit_is_charged(config: dict[str, Any], tmp_path: Path) -> None:
+    async with Stores(tmp_path, config, {"hold_ttl": 0.2}).opened() as stores:
+        _, late = await stores.accounts.reserve("acme", [take(quota(2), 2)])
+        assert not (await stores.accounts.reserve("acme", [take(quota(2))]))[1]
+        await asyncio.sleep(0.3)
+        _, again = await stores.accounts.reserve("acme", [take(quota(2))])
+        assert again, "the key's own expired holds are given back before it refuses"
+        assert await columns(stores) == [(0, 1)]
+        await stores.accounts.commit(late)
+        assert await columns(stores) == [(2, 1)]
+        await stores.accounts.void(late)
+        assert await columns(stores) == [(2, 1)]
+
+
+async def test_the_reaper_gives_orphans_back(config: dict[str, Any], tmp_path: Path) -> None:
+    async with Stores(tmp_path, config, {"hold_ttl": 0.1, "reap_every": 0.1}).opened() as stores:
+        await stores.accounts.reserve("acme", [take(QUOTA, 7)])
+        async with asyncio.timeout(5):
+            while await used(stores, QUOTA):
+                await asyncio.sleep(0.05)
+        assert await columns(stores) == [(0, 0)]
+
+
+async def test_leases_stand_until_released_or_out_of_time(stores: Stores) -> None:
+    until = datetime.now(UTC) + timedelta(hours=1)
+    for holder in ("s1", "s2"):
+        _, holds = await stores.accounts.reserve("acme", [take(LEASE)])
+        await stores.accounts.commit(holds, lives_until=until, holder=holder)
+    balances, holds = await stores.accounts.reserve("acme", [take(LEASE)])
+    assert balances[0].refused and balances[0].used == 2 and balances[0].reset_after is None and not holds
+    await stores.accounts.release("other", "sessions", "s1")
+    assert await used(stores, LEASE) == 2
+    await stores.accounts.release("acme", "sessions", "s1")
+    await stores.accounts.release("acme", "sessions", "s1")
+    assert await used(stores, LEASE) == 1
+    _, holds = await stores.accounts.reserve("acme", [take(LEASE)])
+    await stores.accounts.commit(holds, lives_until=datetime.now(UTC) + timedelta(milliseconds=50), holder="s3")
+    await asyncio.sleep(0.1)
+    assert (await stores.accounts.reserve("acme", [take(LEASE)]))[1]
+
+
+async def test_a_commit_in_a_transaction_that_fails_charges_nothing(stores: Stores) -> None:
+    _, holds = await stores.accounts.reserve("acme", [take(QUOTA)])
+    with pytest.raises(RuntimeError):
+        async with stores.database.transaction("acme", operation="update", table="t") as connection:
+            await stores.accounts.commit(holds, transaction=connection)
+            raise RuntimeError
+    assert await columns(stores) == [(0, 1)]
+    async with stores.database.transaction("acme", operation="update", table="t") as connection:
+        await stores.accounts.commit(holds, transaction=connection)
+    assert await columns(stores) == [(1, 0)]
+
+
+async def test_what_a_cancelled_caller_reserved_is_given_back(stores: Stores) -> None:
+    for delay in (0, 0.001, 0.003, 0.01):
+        caller = asyncio.create_task(stores.accounts.reserve("acme", [take(QUOTA)]))
+        await asyncio.sleep(delay)
+        caller.cancel()
+        answer = (await asyncio.gather(caller, return_exceptions=True))[0]
+        if not isinstance(answer, BaseException):
+            await stores.accounts.void(answer[1])
+    async with asyncio.timeout(5):
+        while await used(stores, QUOTA):
+            await asyncio.sleep(0.01)
+
+
+async def test_reservations_of_one_moment_share_a_transaction(stores: Stores) -> None:
+    await stores.accounts.reserve("acme", [take(QUOTA)])
+    await asyncio.gather(*(stores.accounts.reserve(f"org{i}", [take(QUOTA)]) for i in range(100)))
+    batches = stores.registry.get_sample_value("accounts_batch_size_count")
+    assert batches is not None and batches <= 3
+
+
+async def test_the_period_is_pinned_when_reserved(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime(2026, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
+
+    async def clock(_: Any) -> datetime:
+        return now
+
+    monkeypatch.setattr(ledger, "clock", clock)
+    balances, holds = await stores.accounts.reserve("acme", [take(quota(1))])
+    assert holds[0].period == "2026-12"
+    assert balances[0].reset_after == pytest.approx(0.001)
+    now = datetime(2027, 1, 1, tzinfo=UTC)
+    _, next_month = await stores.accounts.reserve("acme", [take(quota(1))])
+    assert next_month[0].period == "2027-01"
+    await stores.accounts.commit(holds)
+    assert await columns(stores) == [(1, 0), (0, 1)]
+
+
+@given(st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC)))
+def test_periods_end_where_the_next_begins(now: datetime) -> None:
+    for period in ("day", "month"):
+        limit = quota(1, period=period)
+        left = seconds_left(limit, now)
+        assert left is not None and 0 < left <= 31 * 86_400
+        end = now + timedelta(seconds=left)
+        assert period_of(limit, end) != period_of(limit, now)
+        assert period_of(limit, end - timedelta(microseconds=10)) == period_of(limit, max(now, end - timedelta(days=1)))
+
+
+Step = tuple[str, int]
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("reserve"), st.integers(1, 4)),
+        st.tuples(st.sampled_from(["commit", "void"]), st.integers(0, 5)),
+        st.tuples(st.just("limit"), st.integers(1, 12)),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+async def test_any_trace_agrees_with_a_model(stores: Stores, steps: list[Step]) -> None:
+    organization = f"org{next(_numbers)}"
+    limit, spent, open_holds = 10, 0, []
+    for what, n in steps:
+        if what == "limit":
+            limit = n
+        elif what == "reserve":
+            held = sum(amount for _, amount in open_holds)
+            balances, holds = await stores.accounts.reserve(organization, [take(quota(limit), n)])
+            fits = spent + held + n <= limit
+            assert bool(holds) == fits and balances[0].refused != fits
+            assert balances[0].used == spent + held + (n if fits else 0)
+            if holds:
+                open_holds.append((holds, n))
+        elif open_holds:
+            holds, amount = open_holds.pop(n % len(open_holds))
+            await (stores.accounts.commit(holds) if what == "commit" else stores.accounts.void(holds))
+            spent += amount if what == "commit" else 0
+    assert await used(stores, quota(1), organization) == spent + sum(amount for _, amount in open_holds)
+
+
+_numbers = iter(range(10**9))

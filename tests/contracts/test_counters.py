@@ -1,0 +1,399 @@
+"""What every kind of counters must do, run over each of them, and against the exact model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+
+import pytest
+from contracts.counters_model import CountersModel
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from openclaw_gateway.api import Balance, Counters, Duration, Limit, Take
+from openclaw_plugins.counters.memory import MemoryCounters
+
+TTL = 30_000
+
+
+class MillisecondClock:
+    """Stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.ms = 1_000_000_000
+
+    def now(self) -> float:
+        return self.ms / 1000
+
+    monotonic = now
+
+
+class Backend:
+    """One kind of counters on a clock that the test holds."""
+
+    def __init__(self, counters: Counters, clock: MillisecondClock) -> None:
+        self.counters = counters
+        self.clock = clock
+
+    async def admit(self, *takes: Take, organization: str = "acme") -> list[Balance]:
+        return list(await self.counters.admit(organization, takes))
+
+    async def admitted(self, take: Take, calls: int) -> int:
+        """How many of so many calls are admitted, all at once."""
+        balances = await asyncio.gather(*(self.admit(take) for _ in range(calls)))
+        return sum(not balance.refused for (balance,) in balances)
+
+
+def memory(clock: MillisecondClock, **config: int) -> MemoryCounters:
+    host = SimpleNamespace(clock=clock, logger=logging.getLogger("test"), registry=CollectorRegistry())
+    return MemoryCounters(MemoryCounters.Config(lease_ttl=Duration(TTL / 1000), **config), host)
+
+
+@pytest.fixture(params=["memory"])
+async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
+    clock = MillisecondClock()
+    yield Backend(memory(clock), clock)
+
+
+def rate(limit: int = 100, *, window: float = 60, name: str = "ratelimit.requests", **fields: object) -> Limit:
+    return Limit(name=name, meter="requests", kind="rate", limit=limit, window=window, **fields)
+
+
+def lease(limit: int = 2, **fields: object) -> Limit:
+    return Limit(name="concurrency.ws_connections", meter="ws_connections", kind="lease", limit=limit, **fields)
+
+
+def holding(limit: Limit, holder: str) -> Take:
+    return Take(limit, "-", lease=holder)
+
+
+# --- rates --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["sliding", "fixed"])
+async def test_of_400_concurrent_calls_a_limit_of_100_admits_exactly_100(backend: Backend, algorithm: str) -> None:
+    assert await backend.admitted(Take(rate(algorithm=algorithm), "-"), 400) == 100
+
+
+async def test_gcra_admits_its_burst_at_once_and_then_one_each_interval(backend: Backend) -> None:
+    take = Take(rate(algorithm="gcra"), "-")
+    assert await backend.admitted(take, 400) == 10
+    backend.clock.ms += 599
+    assert await backend.admitted(take, 5) == 0
+    backend.clock.ms += 1
+    assert await backend.admitted(take, 5) == 1
+
+
+async def test_a_limit_spent_at_the_end_of_a_window_is_not_there_again_at_the_start_of_the_next(
+    backend: Backend,
+) -> None:
+    take = Take(rate(), "-")
+    backend.clock.ms += 59_999
+    assert await backend.admitted(take, 150) == 100
+    for _ in range(59):
+        backend.clock.ms += 1_000
+        assert await backend.admitted(take, 20) == 0
+    backend.clock.ms += 2_000
+    assert await backend.admitted(take, 150) == 100
+
+
+async def test_fixed_admits_at_most_its_stated_bound_where_two_windows_meet(backend: Backend) -> None:
+    limit = rate(algorithm="fixed")
+    take = Take(limit, "-")
+    backend.clock.ms += -backend.clock.ms % 60_000 - 1
+    first = await backend.admitted(take, 300)
+    backend.clock.ms += 1
+    assert first + await backend.admitted(take, 300) == limit.bound() == 200
+
+
+@pytest.mark.parametrize("window", [1, 7, 60, 90, 3600, 86400])
+async def test_sliding_costs_at_most_one_bucket_of_conservatism(backend: Backend, window: int) -> None:
+    take = Take(rate(3, window=window), "-")
+    assert await backend.admitted(take, 5) == 3
+    backend.clock.ms += window * 1000 - 1
+    assert await backend.admitted(take, 5) == 0
+    # A bucket is a sixtieth of the window in whole milliseconds; rounding may cost as much again below a minute.
+    bucket = -(-window * 1000 // 60)
+    backend.clock.ms += 1 + bucket + (0 if window % 60 == 0 else bucket)
+    assert await backend.admitted(take, 5) == 3
+
+
+@pytest.mark.parametrize("algorithm", ["sliding", "gcra", "fixed"])
+@pytest.mark.parametrize(("limit", "amount"), [(100, 1), (7, 3), (2000, 150), (1, 1)])
+async def test_retrying_after_retry_after_is_admitted_and_a_millisecond_earlier_is_not(
+    backend: Backend, algorithm: str, limit: int, amount: int
+) -> None:
+    take = Take(rate(limit, algorithm=algorithm, burst=amount + 3 if algorithm == "gcra" else None), "-", amount)
+    for step in (7, 450, 1_300, 61):
+        for _ in range(limit // amount + 5):
+            (balance,) = await backend.admit(take)
+            if balance.refused:
+                break
+            backend.clock.ms += step % 50
+        assert balance.refused
+        assert balance.retry_after is not None
+        backend.clock.ms += round(balance.retry_after * 1000) - 1
+        assert (await backend.admit(take))[0].refused
+        backend.clock.ms += 1
+        assert not (await backend.admit(take))[0].refused
+        backend.clock.ms += step
+
+
+@pytest.mark.parametrize("algorithm", ["sliding", "gcra", "fixed"])
+async def test_after_reset_after_the_whole_limit_is_free(backend: Backend, algorithm: str) -> None:
+    take = Take(rate(algorithm=algorithm), "-")
+    admitted = await backend.admitted(take, 200)
+    (balance,) = await backend.counters.peek("acme", [take])
+    assert balance.reset_after is not None
+    backend.clock.ms += round(balance.reset_after * 1000)
+    assert (await backend.counters.peek("acme", [take]))[0].used == 0
+    assert await backend.admitted(take, 200) == admitted
+
+
+async def test_used_counts_this_admission(backend: Backend) -> None:
+    take = Take(rate(5), "-")
+    assert [(await backend.admit(take))[0].used for _ in range(7)] == [1, 2, 3, 4, 5, 5, 5]
+
+
+async def test_a_refusal_by_one_rate_charges_no_other(backend: Backend) -> None:
+    wide, narrow = Take(rate(100), "-"), Take(rate(3, name="ratelimit.narrow"), "-")
+    for _ in range(10):
+        await backend.admit(wide, narrow)
+    balances = await backend.counters.peek("acme", [wide, narrow])
+    assert [b.used for b in balances] == [3, 3]
+    refused = await backend.admit(wide, narrow)
+    assert [b.refused for b in refused] == [False, True]
+
+
+async def test_a_limit_of_zero_admits_nothing_and_an_amount_above_the_limit_never_fits(backend: Backend) -> None:
+    for algorithm in ("sliding", "gcra", "fixed"):
+        (balance,) = await backend.admit(Take(rate(0, algorithm=algorithm), "-"))
+        assert (balance.refused, balance.used) == (True, 0)
+        (balance,) = await backend.admit(Take(rate(5, algorithm=algorithm), "-", 6))
+        assert (balance.refused, balance.used) == (True, 0)
+
+
+async def test_organisations_and_subjects_do_not_share(backend: Backend) -> None:
+    limit = rate(1, scope="user")
+    for organization in ("acme", "other"):
+        for user in ("ann", "bob"):
+            assert not (await backend.admit(Take(limit, user), organization=organization))[0].refused
+            assert (await backend.admit(Take(limit, user), organization=organization))[0].refused
+
+
+async def test_usage_is_kept_when_the_limit_changes(backend: Backend) -> None:
+    assert await backend.admitted(Take(rate(100), "-"), 100) == 100
+    assert await backend.admitted(Take(rate(500), "-"), 600) == 400
+    (balance,) = await backend.admit(Take(rate(100), "-"))
+    assert (balance.refused, balance.used, balance.remaining) == (True, 500, 0)
+
+
+async def test_a_shadow_limit_counts_what_it_would_admit_and_refuses_nothing(backend: Backend) -> None:
+    shadow = Take(rate(3, mode="shadow"), "-")
+    other = Take(rate(100, name="ratelimit.other"), "-")
+    seen = [await backend.admit(shadow, other) for _ in range(5)]
+    assert not any(balance.refused for row in seen for balance in row)
+    assert [row[0].used for row in seen] == [1, 2, 3, 3, 3]
+    assert [row[0].retry_after is not None for row in seen] == [False, False, False, True, True]
+    assert seen[-1][1].used == 5
+
+
+async def test_a_clock_that_goes_back_admits_nothing_more(backend: Backend) -> None:
+    for algorithm in ("sliding", "fixed"):
+        take = Take(rate(algorithm=algorithm, name=f"ratelimit.{algorithm}"), "-")
+        assert await backend.admitted(take, 150) == 100
+        backend.clock.ms -= 3_600_000
+        assert await backend.admitted(take, 150) == 0
+        backend.clock.ms += 3_600_000
+
+
+async def test_a_look_charges_nothing(backend: Backend) -> None:
+    take = Take(rate(1), "-")
+    for _ in range(5):
+        assert (await backend.counters.peek("acme", [take]))[0].used == 0
+    assert not (await backend.admit(take))[0].refused
+
+
+# --- leases -------------------------------------------------------------------------------------
+
+
+async def test_a_lease_is_refused_above_the_limit_and_free_after_release(backend: Backend) -> None:
+    limit = lease(2)
+    assert not (await backend.admit(holding(limit, "a")))[0].refused
+    assert not (await backend.admit(holding(limit, "b")))[0].refused
+    assert (await backend.admit(holding(limit, "c")))[0].refused
+    for _ in range(3):  # idempotent
+        await backend.counters.release("acme", [holding(limit, "a")])
+    assert not (await backend.admit(holding(limit, "c")))[0].refused
+    assert (await backend.admit(holding(limit, "d")))[0].refused
+
+
+async def test_a_lease_expires_unless_it_is_renewed(backend: Backend) -> None:
+    limit = lease(2)
+    await backend.admit(holding(limit, "kept"))
+    await backend.admit(holding(limit, "left"))
+    for _ in range(3):
+        backend.clock.ms += 10_000
+        assert await backend.counters.renew("acme", [holding(limit, "kept")])
+    assert not (await backend.admit(holding(limit, "new")))[0].refused
+    assert (await backend.admit(holding(limit, "more")))[0].refused
+    assert not await backend.counters.renew("acme", [holding(limit, "left")])
+    assert (await backend.counters.peek("acme", [holding(limit, "any")]))[0].used == 2
+
+
+async def test_a_lease_lives_for_its_whole_time_to_live_and_no_longer(backend: Backend) -> None:
+    limit = lease(1)
+    await backend.admit(holding(limit, "a"))
+    backend.clock.ms += TTL - 1
+    (balance,) = await backend.admit(holding(limit, "b"))
+    assert balance.refused
+    assert balance.retry_after == 0.001
+    backend.clock.ms += 1
+    assert not (await backend.admit(holding(limit, "b")))[0].refused
+
+
+async def test_a_holder_counts_once(backend: Backend) -> None:
+    limit = lease(1)
+    for _ in range(3):
+        (balance,) = await backend.admit(holding(limit, "a"))
+        assert (balance.refused, balance.used) == (False, 1)
+
+
+async def test_a_refused_lease_leaves_the_rates_charged_and_takes_no_lease(backend: Backend) -> None:
+    attempts, few = Take(rate(), "-"), lease(1)
+    wide = Limit(name="concurrency.wide", meter="ws_connections", kind="lease", limit=5)
+    await backend.admit(attempts, holding(few, "a"), holding(wide, "a"))
+    balances = await backend.admit(attempts, holding(few, "b"), holding(wide, "b"))
+    assert [b.refused for b in balances] == [False, True, False]
+    assert [b.used for b in balances] == [2, 1, 1]
+
+
+async def test_a_refused_rate_takes_no_lease(backend: Backend) -> None:
+    attempts, places = Take(rate(1), "-"), lease(1)
+    await backend.admit(attempts)
+    balances = await backend.admit(attempts, holding(places, "a"))
+    assert [(b.refused, b.used) for b in balances] == [(True, 1), (False, 0)]
+
+
+async def test_of_100_concurrent_holders_exactly_the_limit_gets_in(backend: Backend) -> None:
+    limit = lease(20)
+    balances = await asyncio.gather(*(backend.admit(holding(limit, f"h{i}")) for i in range(100)))
+    assert sum(not b.refused for (b,) in balances) == 20
+
+
+async def test_a_shadow_lease_that_found_no_place_does_not_stop_its_holder(backend: Backend) -> None:
+    limit = lease(1, mode="shadow")
+    for holder in ("a", "b"):
+        assert not (await backend.admit(holding(limit, holder)))[0].refused
+    assert await backend.counters.renew("acme", [holding(limit, "b")])
+
+
+# --- against the model --------------------------------------------------------------------------
+
+LIMITS = (
+    rate(5, window=1, name="ratelimit.second"),
+    rate(12, window=60, name="ratelimit.minute"),
+    rate(9, window=7, algorithm="gcra", burst=4, name="ratelimit.gcra"),
+    rate(6, window=10, algorithm="fixed", name="ratelimit.fixed"),
+    rate(4, window=5, mode="shadow", name="ratelimit.shadow"),
+)
+LEASES = (lease(2), Limit(name="concurrency.shadow", meter="m", kind="lease", limit=1, mode="shadow"))
+
+_steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("wait"), st.sampled_from([1, 16, 17, 83, 500, 999, 1_000, 1_017, 7_000, 15_000, 61_000])),
+        st.tuples(
+            st.just("admit"),
+            st.lists(st.sampled_from(range(len(LIMITS))), min_size=1, max_size=4, unique=True),
+            st.integers(1, 5),
+            st.sampled_from([None, "a", "b", "c"]),
+            st.integers(1, 4),
+        ),
+        st.tuples(st.just("renew"), st.sampled_from(["a", "b", "c"])),
+        st.tuples(st.just("release"), st.sampled_from(["a", "b", "c"])),
+    ),
+    max_size=60,
+)
+
+
+async def replay(backend: Backend, steps: list[tuple]) -> None:
+    model = CountersModel(TTL)
+    for step in steps:
+        model.now = backend.clock.ms
+        match step:
+            case ("wait", ms):
+                backend.clock.ms += ms
+            case ("admit", chosen, amount, holder, times):
+                takes = [Take(LIMITS[i], "-", amount) for i in chosen]
+                if holder is not None:
+                    takes += [holding(limit, holder) for limit in LEASES]
+                for _ in range(times):
+                    assert await backend.admit(*takes) == model.admit("acme", takes)
+            case ("renew", holder):
+                takes = [holding(limit, holder) for limit in LEASES]
+                assert await backend.counters.renew("acme", takes) == model.renew("acme", takes)
+            case ("release", holder):
+                takes = [holding(limit, holder) for limit in LEASES]
+                await backend.counters.release("acme", takes)
+                model.release("acme", takes)
+        model.now = backend.clock.ms
+        everything = [Take(limit, "-") for limit in LIMITS] + [holding(limit, "?") for limit in LEASES]
+        assert list(await backend.counters.peek("acme", everything)) == model.peek("acme", everything)
+    for limit in LIMITS:
+        assert model.busiest("acme", Take(limit, "-")) <= limit.bound()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=_steps)
+async def test_the_same_trace_gives_the_same_answers_as_the_model(backend: Backend, steps: list[tuple]) -> None:
+    clock = MillisecondClock()
+    await replay(Backend(memory(clock), clock), steps)
+
+
+# --- memory only --------------------------------------------------------------------------------
+
+
+async def test_memory_drops_what_is_empty_again() -> None:
+    clock = MillisecondClock()
+    counters = memory(clock)
+    for i in range(1_000):
+        await counters.admit("acme", [Take(rate(scope="user"), f"user-{i}"), holding(lease(), f"h{i}")])
+    assert len(counters) == 1_001
+    clock.ms += 120_000
+    for _ in range(1_002):
+        await counters.admit("acme", [Take(rate(), "-")])
+    assert len(counters) == 1
+
+
+async def test_memory_past_its_cap_refuses_new_subjects_unless_the_limit_is_open(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = MillisecondClock()
+    counters = memory(clock, max_keys=10)
+    for i in range(10):
+        await counters.admit("acme", [Take(rate(scope="user"), f"user-{i}")])
+    for policy, refused in (("closed", True), ("local", True), ("open", False)):
+        limit = rate(scope="user", on_backend_failure=policy)
+        for _ in range(3):
+            (balance,) = await counters.admit("acme", [Take(limit, "one-more")])
+            assert (balance.refused, balance.degraded, balance.retry_after) == (refused, True, None)
+    assert len(counters) == 10
+    (known,) = await counters.admit("acme", [Take(rate(scope="user"), "user-3")])
+    assert (known.refused, known.used) == (False, 2)
+    clock.ms += 61_000
+    (balance,) = await counters.admit("acme", [Take(rate(scope="user"), "one-more")])
+    assert (balance.refused, balance.used) == (False, 1)
+    assert [record.message for record in caplog.records] == [
+        "no place is left to count new subjects",
+        "new subjects are counted again",
+    ]
+
+
+def test_memory_says_that_it_is_not_shared() -> None:
+    counters = memory(MillisecondClock())
+    assert isinstance(counters, Counters)
+    assert counters.shared is False
+    assert counters.lease_ttl == TTL / 1000

@@ -1,0 +1,89 @@
+"""What the tests of the auth family share: exchanges, hosts, and a real SQLite file behind the Database Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from openclaw_gateway.api import Exchange, Host, Route, StoreUnavailable, Tier
+from openclaw_gateway.config.document import Document, GatewaySettings
+from openclaw_gateway.pipeline import CompiledRoute
+from openclaw_gateway.testing import ManualClock
+
+TIERS = {name: Tier(name=name, title=name, tables={}) for name in ("open_source", "teams", "government")}
+
+
+def exchange(
+    *headers: tuple[str, str],
+    access: str = "authenticated",
+    kind: str = "http",
+    query: str = "",
+    scheme: str = "http",
+    **route: Any,
+) -> Exchange:
+    scope = {
+        "type": kind,
+        "scheme": scheme,
+        "headers": [(k.lower().encode(), v.encode()) for k, v in headers],
+        "query_string": query.encode(),
+    }
+    compiled = CompiledRoute(Route(access=access, **route), None, ())
+    return Exchange(kind, "GET", "/x", compiled, scope, 0.0)
+
+
+def bearer(token: str) -> tuple[str, str]:
+    return ("Authorization", f"Bearer {token}")
+
+
+def host(
+    directory: Path,
+    *,
+    id: str = "x",
+    tiers: Any = None,
+    instances: Any = None,
+    clock: Any = None,
+) -> Host:
+    return Host(
+        id,
+        document=Document(gateway=GatewaySettings(pipeline=())),
+        config_dir=directory,
+        tiers=TIERS if tiers is None else tiers,
+        instances=instances or {},
+        registry=CollectorRegistry(),
+        clock=clock or ManualClock(),
+    )
+
+
+class SqliteKeys:
+    """The Database Protocol over one SQLite file with the key table; counts its transactions, fails on demand."""
+
+    dialect = "sqlite"
+    shared = False
+
+    def __init__(self, path: Path) -> None:
+        self.engine: AsyncEngine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+        self.transactions = 0
+        self.down = False
+
+    async def create(self) -> None:
+        from openclaw_plugins.auth.records import _keys
+
+        async with self.engine.begin() as connection:
+            await connection.run_sync(_keys.metadata.create_all)
+
+    @asynccontextmanager
+    async def transaction(
+        self, organization: str | None, *, operation: str, table: str
+    ) -> AsyncIterator[AsyncConnection]:
+        assert organization is None
+        assert table == "openclaw_api_keys"
+        self.transactions += 1
+        if self.down:
+            raise StoreUnavailable("database", "down")
+        async with self.engine.begin() as connection:
+            yield connection

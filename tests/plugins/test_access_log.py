@@ -1,0 +1,302 @@
+"""One exchange is one line, whole and in time, whatever the disk does and whatever a client sends."""
+
+import asyncio
+import json
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from openclaw_gateway.testing import build, configuration, serving
+from openclaw_plugins.access_log.lines import Ended, HumanForm, JsonForm, Said
+from openclaw_plugins.access_log.redaction import Redaction
+from openclaw_plugins.access_log.sink import RotatedFile, Sink
+
+from .test_redaction import canaries, pieces
+
+
+def ended(**changes: Any) -> Ended:
+    given: dict[str, Any] = {
+        "time": 1_790_000_000.5,
+        "event": "request",
+        "request_id": "r-1",
+        "trace_id": None,
+        "organization": "acme",
+        "user": "ada@example.com",
+        "session": None,
+        "method": "GET",
+        "route": "/api/v1/sessions/{id}",
+        "path": "/api/v1/sessions/x",
+        "status": 200,
+        "seconds": 0.0123,
+        "bytes_sent": 5,
+        "client": "127.0.0.1",
+        "refused_by": None,
+        "error_code": None,
+        "disconnected": False,
+        "error": None,
+    }
+    return Ended(**(given | changes))
+
+
+def said(message: str, fields: Any = None, error: BaseException | None = None) -> Said:
+    return Said(1_790_000_000.5, logging.ERROR, "openclaw.x", message, fields or {}, {"requestId": "r-1"}, error)
+
+
+class Held:
+    """A target that takes nothing until it is let go."""
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        self.data = b""
+
+    def write(self, data: bytes) -> None:
+        self.free.wait(5)
+        self.data += data
+
+    def close(self) -> None:
+        pass
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def test_line_of_an_exchange_has_the_fields_of_the_contract() -> None:
+    line = json.loads(JsonForm(Redaction())(ended(refused_by="quota", error_code="QUOTA_EXCEEDED", status=403)))
+    assert line == {
+        "timestamp": "2026-09-21T14:13:20.500Z",
+        "level": "warning",
+        "event": "request",
+        "requestId": "r-1",
+        "organizationId": "acme",
+        "userId": "ada@example.com",
+        "method": "GET",
+        "route": "/api/v1/sessions/{id}",
+        "path": "/api/v1/sessions/x",
+        "status": 403,
+        "durationMs": 12.3,
+        "bytes": 5,
+        "client": "127.0.0.1",
+        "refusedBy": "quota",
+        "errorCode": "QUOTA_EXCEEDED",
+    }
+
+
+@pytest.mark.parametrize(("status", "level"), [(200, "info"), (0, "info"), (404, "warning"), (502, "error")])
+def test_level_follows_the_status(status: int, level: str) -> None:
+    assert json.loads(JsonForm(Redaction())(ended(status=status)))["level"] == level
+
+
+def test_exception_is_written_with_its_whole_chain_and_without_secrets() -> None:
+    try:
+        try:
+            raise ValueError("cannot log in with password=hunter22")
+        except ValueError as cause:
+            raise RuntimeError("the outer one") from cause
+    except RuntimeError as error:
+        record = said("failed", error=error)
+    for form in (JsonForm, HumanForm):
+        line = form(Redaction())(record).decode()
+        assert "ValueError" in line and "RuntimeError: the outer one" in line and "direct cause" in line
+        assert "hunter22" not in line
+    assert JsonForm(Redaction())(record).count(b"\n") == 1
+
+
+def test_fields_stand_beside_ours_and_never_in_their_place() -> None:
+    line = json.loads(JsonForm(Redaction())(said("hello", {"message": "fake", "event": "health", "rows": 3})))
+    assert (line["message"], line["field_message"], line["event"], line["rows"]) == ("hello", "fake", "health", 3)
+    assert line["requestId"] == "r-1"
+
+
+@pytest.mark.parametrize("form", [JsonForm, HumanForm])
+@pytest.mark.parametrize("hostile", ["a\nb", "a\r\nb", "\u2028", "\x1b[2J", "\x00", "\ud800", "x" * 1_000_000, '"}\n{'])
+def test_one_call_is_one_line(form: Any, hostile: str) -> None:
+    for record in (said(hostile, {hostile: hostile}), ended(path=f"/{hostile}", user=hostile, client=hostile)):
+        line = form(Redaction())(record)
+        assert line.endswith(b"\n") and len(line.decode().splitlines()) == 1
+        assert b"\x1b" not in line and b"\x00" not in line and len(line) < 40_000
+
+
+def test_a_stuck_target_never_makes_a_caller_wait_and_losses_are_counted() -> None:
+    target, lost = Held(), []
+    sink = Sink(lambda record: b"%d\n" % record, lambda: target, lost.append, capacity=100)
+    sink.start()
+    sink.put(0)
+    time.sleep(0.15)  # the writer now hangs in the target
+    slowest = 0.0
+    for i in range(1_000):
+        began = time.perf_counter()
+        sink.put(i)
+        slowest = max(slowest, time.perf_counter() - began)
+    assert slowest < 0.05
+    assert sum(lost) == 900
+    assert sink.stop(timeout=0.1) is False
+    target.free.set()
+
+
+def test_a_full_disk_is_counted_and_later_lines_are_written_again() -> None:
+    class Full:
+        full = True
+        data = b""
+
+        def write(self, data: bytes) -> None:
+            if self.full:
+                raise OSError(28, "No space left on device")
+            self.data += data
+
+        def close(self) -> None:
+            pass
+
+    target, lost = Full(), []
+    sink = Sink(lambda record: record, lambda: target, lost.append)
+    sink.start()
+    sink.put(b"one\n")
+    deadline = time.monotonic() + 5
+    while not lost and time.monotonic() < deadline:
+        time.sleep(0.01)
+    target.full = False
+    sink.put(b"two\n")
+    assert sink.stop()
+    assert (target.data, sum(lost)) == (b"two\n", 1)
+
+
+def test_a_record_that_cannot_be_encoded_loses_only_itself() -> None:
+    def encode(record: Any) -> bytes:
+        return f"{1 / record}\n".encode()
+
+    target, lost = Held(), []
+    target.free.set()
+    sink = Sink(encode, lambda: target, lost.append)
+    sink.start()
+    for record in (1, 0, 2):
+        sink.put(record)
+    assert sink.stop()
+    assert (target.data, lost) == (b"1.0\n0.5\n", [1])
+
+
+def test_file_turns_at_midnight_and_fourteen_are_kept(tmp_path: Path) -> None:
+    day = 86_400.0
+    now = [1_790_000_000.0]
+    path = tmp_path / "logs" / "gateway.log"
+    file = RotatedFile(path, now=lambda: now[0])
+    for i in range(20):
+        file.write(b"day %d\n" % i)
+        now[0] += day
+    file.close()
+    aside = sorted(p.name for p in path.parent.iterdir() if p != path)
+    assert len(aside) == 14
+    assert aside[-1] == "gateway-2026-10-09.log"
+    assert path.read_bytes() == b"day 19\n"
+    assert (path.parent / aside[-1]).read_bytes() == b"day 18\n"
+    assert path.stat().st_mode & 0o007 == 0
+
+
+def test_file_of_an_earlier_day_is_put_aside_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.log"
+    path.write_bytes(b"old\n")
+    os.utime(path, (1_790_000_000, 1_790_000_000))
+    file = RotatedFile(path, now=lambda: 1_790_000_000.0 + 3 * 86_400)
+    file.write(b"new\n")
+    file.close()
+    assert path.read_bytes() == b"new\n"
+    assert (tmp_path / "gateway-2026-09-21.log").read_bytes() == b"old\n"
+
+
+def test_two_processes_share_a_file_over_a_turn_and_a_move(tmp_path: Path) -> None:
+    now = [1_790_000_000.0]
+    path = tmp_path / "gateway.log"
+    one, two = RotatedFile(path, now=lambda: now[0]), RotatedFile(path, now=lambda: now[0])
+    one.write(b"1\n")
+    two.write(b"2\n")
+    now[0] += 86_400
+    one.write(b"3\n")
+    os.utime(path, (now[0], now[0]))
+    two.write(b"4\n")
+    assert path.read_bytes() == b"3\n4\n"
+    assert (tmp_path / "gateway-2026-09-21.log").read_bytes() == b"1\n2\n"
+    os.utime(path, (now[0], now[0]))
+    path.rename(tmp_path / "moved.log")
+    two.write(b"5\n")
+    assert path.read_bytes() == b"5\n"
+
+
+async def test_lines_of_a_running_gateway(tmp_path: Path) -> None:
+    gateway = build(configuration(tmp_path, edit={"plugins.access_log.file": "log/gateway.log"}))
+    before = list(logging.getLogger("openclaw").handlers)
+    async with serving(gateway) as url, aiohttp.ClientSession() as client:
+        async with client.get(f"{url}/health/live?token=abc") as response:
+            request_id = response.headers["x-request-id"]
+        async with client.get(f"{url}/api/v1/sessions"):
+            pass
+        async with client.get(f"{url}/nowhere/at/all"):
+            pass
+        logging.getLogger("openclaw.probe").warning("a %s", "word", extra={"fields": {"apiKey": "x", "rows": 2}})
+    assert logging.getLogger("openclaw").handlers == before
+    lines = lines_of(tmp_path / "log" / "gateway.log")
+    requests = [line for line in lines if line["event"] == "request"]
+    assert [(r["route"], r["status"], r["level"]) for r in requests] == [
+        ("/health/live", 200, "info"),
+        ("/api/v1/sessions", 401, "warning"),
+        ("(unmatched)", 404, "warning"),
+    ]
+    assert requests[0]["requestId"] == request_id
+    assert requests[0]["path"] == "/health/live" and requests[0]["bytes"] > 0 and requests[0]["durationMs"] > 0
+    assert requests[1]["refusedBy"] == "auth" and requests[1]["errorCode"] == "UNAUTHORIZED"
+    probe = next(line for line in lines if line.get("logger") == "openclaw.probe")
+    assert (probe["message"], probe["apiKey"], probe["rows"]) == ("a word", "[REDACTED]", 2)
+
+
+async def test_a_thousand_canaries_through_every_input_leave_no_trace(tmp_path: Path) -> None:
+    gateway = build(configuration(tmp_path, edit={"plugins.access_log.file": "gateway.log"}))
+    secrets = canaries(1_000)
+    async with serving(gateway) as url, aiohttp.ClientSession() as client:
+
+        async def send(i: int, secret: str) -> None:
+            match i % 8:
+                case 0:
+                    await client.get(f"{url}/api/v1/sessions/{secret}")
+                case 1:
+                    await client.get(f"{url}/{secret}/{secret}")
+                case 2:
+                    await client.get(f"{url}/health?token={secret}&q={secret}")
+                case 3:
+                    await client.get(f"{url}/api/v1/sessions", headers={"Authorization": f"Bearer {secret}"})
+                case 4:
+                    await client.get(f"{url}/api/v1/usage", headers={"X-API-Key": secret, "Cookie": f"s={secret}"})
+                case 5:
+                    await client.post(f"{url}/v1/chat/completions", json={"model": secret, "messages": [secret]})
+                case 6:
+                    await client.get(f"{url}/info", headers={"x-request-id": secret, "User-Agent": secret})
+                case 7:
+                    logging.getLogger("openclaw.probe").error("bad: %s", secret, extra={"fields": {"seen": [secret]}})
+                    try:
+                        raise ValueError(secret)
+                    except ValueError:
+                        logging.getLogger("openclaw.probe").exception("raised")
+
+        for start in range(0, len(secrets), 50):
+            await asyncio.gather(*(send(i, s) for i, s in enumerate(secrets[start : start + 50], start)))
+    written = (tmp_path / "gateway.log").read_text()
+    assert written.count('"event":"request"') >= 870
+    leaked = [secret for secret in secrets if any(piece in written for piece in pieces(secret))]
+    assert leaked == []
+
+
+async def test_a_line_logged_in_a_request_carries_its_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = build(configuration(tmp_path, edit={"plugins.access_log.file": "gateway.log"}))
+    monkeypatch.setattr(
+        type(gateway.plugin("openapi")), "_written", lambda self: logging.getLogger("openclaw.inner").warning("hi")
+    )
+    async with serving(gateway) as url, aiohttp.ClientSession() as client:
+        async with client.get(f"{url}/api/openapi.json") as response:
+            request_id = response.headers["x-request-id"]
+        logging.getLogger("openclaw.inner").warning("outside")
+    inner = [line for line in lines_of(tmp_path / "gateway.log") if line.get("logger") == "openclaw.inner"]
+    assert inner[0]["requestId"] == request_id
+    assert "requestId" not in inner[1]

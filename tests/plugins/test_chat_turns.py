@@ -1,0 +1,232 @@
+"""One task owns a turn: what clients that leave, upstreams that die and a gateway that stops do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+from chat_kit import MINE, Kit, chat_gateway
+from upstreams import DONE, Cut, Pause, chunk, event
+
+HELLO: Any = [{"role": "user", "content": "Hello there"}]
+
+
+@pytest.fixture
+async def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kit]:
+    async with chat_gateway(tmp_path, monkeypatch) as kit:
+        yield kit
+
+
+async def until(condition: Callable[[], Any], within: float = 2.0) -> None:
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        await asyncio.sleep(0.005)
+
+
+class Stream:
+    """A raw client of the stream, that reads as little as a test wants."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(cls, kit: Kit, **more: Any) -> Stream:
+        port = int(kit.url.rsplit(":", 1)[1])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
+        body = json.dumps({"model": "same", "messages": HELLO, "stream": True, **more}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nx-org: acme\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        return cls(reader, writer)
+
+    async def read_until(self, part: bytes) -> bytes:
+        data = b""
+        async with asyncio.timeout(3):
+            while part not in data:
+                piece = await self.reader.read(4096)
+                assert piece, f"the stream ended before {part!r}: {data!r}"
+                data += piece
+        return data
+
+    def leave(self) -> None:
+        self.writer.transport.abort()
+
+
+async def read_all(kit: Kit, **more: Any) -> tuple[int, list[str]]:
+    async with (
+        aiohttp.ClientSession(headers=kit.headers) as session,
+        session.post(
+            kit.url + "/v1/chat/completions", json={"model": "same", "messages": HELLO, "stream": True, **more}
+        ) as answer,
+    ):
+        return answer.status, (await answer.text()).split("\n\n")
+
+
+async def test_the_first_chunk_leaves_before_the_upstream_is_done(kit: Kit) -> None:
+    kit.upstream.script = [event(chunk("early")), Pause(1), event(chunk(finish="stop")), DONE]
+    started = time.monotonic()
+    stream = await Stream.open(kit)
+    await stream.read_until(b"early")
+    assert time.monotonic() - started < 0.8
+    await stream.read_until(b"[DONE]")
+    stream.leave()
+
+
+async def test_a_silent_upstream_is_bridged_by_comments(kit: Kit) -> None:
+    kit.upstream.script = [event(chunk("a")), Pause(0.7), event(chunk(finish="stop")), DONE]
+    _, events = await read_all(kit)
+    assert 2 <= events.count(": keep-alive") <= 4
+    assert events[-2:] == ["data: [DONE]", ""]
+
+
+async def test_before_the_first_content_too_and_a_failure_then_costs_nothing(kit: Kit) -> None:
+    kit.upstream.script = [Pause(0.5), Cut]
+    status, events = await read_all(kit)
+    assert status == 200
+    assert events[0] == ": keep-alive"
+    assert "UPSTREAM_ERROR" in events[-2]
+    assert (kit.books.committed, kit.books.held) == ([], {})
+
+
+@pytest.mark.parametrize("end", [[Cut], [], [event(b"{")], [event(b'{"error":{"message":"host db-1"}}'), DONE]])
+async def test_a_stream_that_dies_ends_with_one_error_and_no_done(kit: Kit, end: list[Any]) -> None:
+    kit.upstream.script = [event(chunk("half ")), event(chunk("a word")), *end]
+    _, events = await read_all(kit, sessionId=MINE)
+    assert "data: [DONE]" not in events
+    *chunks, error, last = events
+    assert (len(chunks), last) == (2, "")
+    told = json.loads(error.removeprefix("data: "))["error"]
+    assert (told["code"], told["type"], told["requestId"]) == ("UPSTREAM_ERROR", "server_error", "r-1")
+    assert "db-1" not in error
+    # delivered is charged, and kept as what it is
+    assert (len(kit.books.committed), kit.books.held) == (1, {})
+    assert kit.shelf.messages_of[-1].content == "half a word"
+    assert kit.shelf.messages_of[-1].metadata["cut"] == "failed"
+    async with kit.client() as client:
+        stream = await client.chat.completions.create(model="same", messages=HELLO, stream=True)
+        with pytest.raises(openai.APIError):
+            _ = [c async for c in stream]
+
+
+@pytest.mark.parametrize("session", [None, MINE])
+async def test_a_client_that_leaves_stops_the_upstream_and_pays_for_what_it_got(kit: Kit, session: str | None) -> None:
+    kit.upstream.script = [event(chunk("got ")), event(chunk("this")), Pause(20)]
+    stream = await Stream.open(kit, **({"sessionId": session} if session else {}))
+    await stream.read_until(b"this")
+    stream.leave()
+    left = time.monotonic()
+    await asyncio.wait_for(kit.upstream.left.wait(), 1)
+    await until(lambda: kit.named.outcomes)
+    assert time.monotonic() - left < 1
+    assert kit.named.outcomes[0].disconnected
+    assert (len(kit.books.committed), kit.books.voided, kit.books.held) == (1, [], {})
+    if session:
+        answer = kit.shelf.messages_of[-1]
+        assert (answer.content, answer.metadata["cut"]) == ("got this", "disconnected")
+
+
+async def test_a_client_that_leaves_before_content_pays_nothing(kit: Kit) -> None:
+    kit.upstream.script = [Pause(20)]
+    for stream in (True, False):
+        client = await Stream.open(kit, stream=stream, sessionId=MINE)
+        await until(lambda: kit.upstream.received)
+        kit.upstream.received.clear()
+        client.leave()
+        await asyncio.wait_for(kit.upstream.left.wait(), 1)
+        kit.upstream.left.clear()
+    await until(lambda: len(kit.named.outcomes) == 2)
+    assert all(outcome.disconnected for outcome in kit.named.outcomes)
+    assert (kit.books.committed, kit.books.held, len(kit.books.voided)) == ([], {}, 2)
+    assert kit.shelf.messages_of == []
+
+
+async def test_many_clients_that_leave_at_any_moment_leave_no_charge_open(kit: Kit) -> None:
+    kit.upstream.script = [part for i in range(30) for part in (event(chunk(f"{i} ")), Pause(0.003))] + [
+        event(chunk(finish="stop")),
+        DONE,
+    ]
+
+    async def visit(delay: float) -> None:
+        stream = await Stream.open(kit, sessionId=MINE)
+        await asyncio.sleep(delay)
+        stream.leave()
+
+    count = 60
+    await asyncio.gather(*(visit(i * 0.004) for i in range(count)))
+    turns = kit.gateway.plugin("chat")._turns
+    await until(lambda: kit.named.outcomes and not kit.books.held and not turns._running, 5)
+    answers = [m for m in kit.shelf.messages_of if m.role == "assistant"]
+    # a charge stands exactly where a turn was kept
+    assert len(kit.books.committed) == len(answers)
+    assert len(set(kit.books.committed)) == len(kit.books.committed)
+    assert not set(kit.books.committed) & set(kit.books.voided)
+
+
+async def test_a_client_that_reads_nothing_is_given_up_and_holds_the_upstream_back(kit: Kit) -> None:
+    big = event(chunk("x" * 60_000))
+    sent = 0
+
+    def script(_: Any) -> Any:
+        def parts() -> Any:
+            nonlocal sent
+            for _ in range(2000):
+                sent += 1
+                yield big
+
+        return parts()
+
+    kit.upstream.script = script
+    stream = await Stream.open(kit)
+    await until(lambda: kit.named.outcomes, 8)
+    assert kit.named.outcomes[0].disconnected
+    assert sent < 400  # bounded queues, not 120 MB in memory
+    assert (len(kit.books.committed), kit.books.held) == (1, {})
+    stream.leave()
+
+
+async def test_done_only_after_the_commit(kit: Kit) -> None:
+    kit.shelf.down = True
+    status, events = await read_all(kit, model="echo", sessionId=MINE)
+    assert status == 200
+    assert "data: [DONE]" not in events
+    assert "SERVICE_UNAVAILABLE" in events[-2]
+    async with kit.client() as client:
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(model="echo", messages=HELLO, extra_body={"sessionId": MINE})
+    assert caught.value.status_code == 503
+    assert kit.books.committed == []
+
+
+async def test_a_gateway_that_stops_lets_a_turn_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with chat_gateway(tmp_path, monkeypatch) as kit:
+        kit.upstream.script = [event(chunk("a")), Pause(0.5), event(chunk(finish="stop")), DONE]
+        stream = await Stream.open(kit, sessionId=MINE)
+        await stream.read_until(b'"a"')
+        rest = asyncio.create_task(stream.read_until(b"[DONE]"))
+    await rest
+    stream.leave()
+    assert kit.shelf.messages_of[-1].metadata["finishReason"] == "stop"
+    assert (len(kit.books.committed), kit.books.held) == (1, {})
+
+
+async def test_what_still_runs_at_the_drain_deadline_is_accounted_for_as_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with chat_gateway(tmp_path, monkeypatch, drain_timeout="1s") as kit:
+        kit.upstream.script = [event(chunk("so far")), Pause(20)]
+        stream = await Stream.open(kit, sessionId=MINE)
+        await stream.read_until(b"so far")
+    assert b"[DONE]" not in await stream.reader.read()
+    stream.leave()
+    answer = kit.shelf.messages_of[-1]
+    assert (answer.content, answer.metadata["cut"]) == ("so far", "shutdown")
+    assert (len(kit.books.committed), kit.books.held) == (1, {})

@@ -1,0 +1,385 @@
+"""The database plugin: schema and revisions, isolation, faults, pools."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+from openclaw_gateway.api import Database, Host, Refused, Secret, StartFailed, StoreBusy, StoreUnavailable, SystemClock
+from openclaw_gateway.config.document import Document, GatewaySettings
+from openclaw_gateway.testing import configuration
+from openclaw_plugins.database import SqlDatabase, schema
+from openclaw_plugins.database.commands import db
+from openclaw_plugins.database.faults import Fault
+from prometheus_client import CollectorRegistry
+from servers import Postgres, start_postgres
+from sqlalchemy import text
+
+TABLES = {
+    "openclaw_sessions",
+    "openclaw_messages",
+    "openclaw_skill_executions",
+    "openclaw_api_keys",
+    "openclaw_usage",
+    "openclaw_holds",
+}
+INDEXES = {
+    "idx_sessions_org",
+    "idx_sessions_status",
+    "idx_sessions_expires",
+    "idx_messages_session",
+    "idx_messages_timestamp",
+    "idx_executions_session",
+    "idx_executions_skill",
+    "idx_executions_status",
+}
+SESSION = (
+    "INSERT INTO openclaw_sessions (session_id, organization_id, user_id, tier, status, metadata, created_at, "
+    "updated_at, expires_at) VALUES ('{id}', '{org}', 'u', 't', '{status}', '{{}}', "
+    "CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)"
+)
+
+
+def database(folder: Path, **config: Any) -> SqlDatabase:
+    given = {**config, "url": Secret(config["url"])} if "url" in config else config
+    host = Host(
+        "database",
+        document=Document(gateway=GatewaySettings(pipeline=())),
+        config_dir=folder,
+        tiers={},
+        instances={},
+        registry=CollectorRegistry(),
+        clock=SystemClock(),
+    )
+    return SqlDatabase(SqlDatabase.Config(**given), host)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """An empty database."""
+    if request.param == "sqlite":
+        yield {"url": f"sqlite:///{tmp_path}/a b%20c.db"}
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    name = postgres.create()
+    yield {"url": postgres.url(name)}
+    postgres.drop(name)
+
+
+async def names(store: SqlDatabase, kind: str) -> set[str]:
+    queries = {
+        ("sqlite", "table"): "SELECT name FROM sqlite_master WHERE type = 'table'",
+        ("sqlite", "index"): "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL",
+        ("postgresql", "table"): "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relname ~ '^openclaw' "
+        "AND NOT relispartition",
+        ("postgresql", "index"): "SELECT c.relname FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid JOIN "
+        "pg_class t ON t.oid = i.indrelid WHERE t.relname ~ '^openclaw' AND NOT c.relispartition AND "
+        "NOT EXISTS (SELECT 1 FROM pg_constraint WHERE conindid = c.oid)",
+    }
+    async with store.owner() as connection:
+        return set((await connection.execute(text(queries[store.dialect, kind]))).scalars())
+
+
+async def test_up_and_down_and_up_again(config: dict[str, Any], tmp_path: Path) -> None:
+    store = database(tmp_path, **config)
+    assert isinstance(store, Database)
+    await store.upgrade()
+    assert await names(store, "table") >= TABLES
+    assert await names(store, "index") == INDEXES
+    assert (await store.schema_state()).matches
+    async with store.owner() as connection:
+        await schema.downgrade(connection, store.migration_folders())
+    assert not TABLES & await names(store, "table")
+    await store.upgrade()
+    await store.upgrade()
+    assert await names(store, "table") >= TABLES
+    async with store.lifespan():
+        pass
+
+
+async def test_revisions_read_from_the_files_are_alembics(tmp_path: Path) -> None:
+    from alembic.script import ScriptDirectory
+
+    folders = database(tmp_path).migration_folders()
+    script = ScriptDirectory(str(folders[0].parent))
+    assert schema.heads(folders) == set(script.get_heads())
+    assert schema.known(folders) == {revision.revision for revision in script.walk_revisions()}
+
+
+async def test_a_start_refuses_a_schema_that_does_not_match(config: dict[str, Any], tmp_path: Path) -> None:
+    store = database(tmp_path, **config)
+    with pytest.raises(StartFailed, match="no revision.*openclaw-gateway db upgrade"):
+        async with store.lifespan():
+            pass
+    await store.upgrade()
+    async with store.owner() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StartFailed, match="9999.*newer gateway"):
+        async with database(tmp_path, **config, auto_upgrade=True).lifespan():
+            pass
+
+
+async def test_checks_and_foreign_keys_hold(config: dict[str, Any], tmp_path: Path) -> None:
+    store = database(tmp_path, **config, auto_upgrade=True)
+    id = "0190b0e0-0000-7000-8000-000000000000"
+    wrong = [
+        SESSION.format(id=id, org="a", status="asleep"),
+        "INSERT INTO openclaw_messages (message_id, session_id, organization_id, seq, role, content, metadata, "
+        f"timestamp) VALUES ('{id}', '{id}', 'a', 1, 'user', '1', '1', CURRENT_TIMESTAMP)",
+        "INSERT INTO openclaw_usage VALUES ('a', '-', 'x', '2026-01', -1, 0, CURRENT_TIMESTAMP)",
+    ]
+    async with store.lifespan():
+        for statement in wrong:
+            with pytest.raises(Fault) as error:
+                async with store.transaction("a", operation="insert", table="t") as connection:
+                    await connection.execute(text(statement))
+            assert "openclaw" not in str(error.value)
+
+
+async def test_the_embedded_default_upgrades_itself_and_is_private(tmp_path: Path) -> None:
+    store = database(tmp_path)
+    async with store.lifespan():
+        async with store.transaction(None, operation="insert", table="t") as connection:
+            await connection.execute(text(SESSION.format(id="x", org="a", status="active")))
+        for file in tmp_path.joinpath(".openclaw").iterdir():
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600, file.name
+    modes = sqlite3.connect(tmp_path / ".openclaw/gateway.db")
+    assert modes.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    modes.close()
+
+
+async def test_a_normal_start_does_not_import_alembic(tmp_path: Path) -> None:
+    async with database(tmp_path).lifespan():
+        pass
+    program = (
+        "import asyncio, sys, pathlib; sys.path.insert(0, 'tests/plugins'); import test_database as t\n"
+        "async def main():\n"
+        "    async with t.database(pathlib.Path(sys.argv[1])).lifespan(): pass\n"
+        "asyncio.run(main()); sys.exit('alembic' in sys.modules)"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, str(tmp_path), env={**os.environ, "PYTHONPATH": "tests"}
+    )
+    assert await process.wait() == 0
+
+
+async def test_sqlite_writers_queue_and_readers_cannot_write(tmp_path: Path) -> None:
+    store = database(tmp_path)
+    async with store.lifespan():
+
+        async def add(i: int) -> None:
+            async with store.transaction("a", operation="update", table="t") as connection:
+                found = (await connection.execute(text("SELECT count(*) FROM openclaw_sessions"))).scalar_one()
+                await connection.execute(text(SESSION.format(id=f"{i}", org=f"n{found}", status="active")))
+
+        await asyncio.gather(*(add(i) for i in range(50)))
+        async with store.transaction("a", operation="select", table="t") as connection:
+            orgs = set((await connection.execute(text("SELECT organization_id FROM openclaw_sessions"))).scalars())
+        assert orgs == {f"n{i}" for i in range(50)}
+        with pytest.raises(StoreUnavailable):
+            async with store.transaction("a", operation="select", table="t") as connection:
+                await connection.execute(text("DELETE FROM openclaw_sessions"))
+
+
+async def test_an_exhausted_pool_is_busy_and_health_still_answers(config: dict[str, Any], tmp_path: Path) -> None:
+    store = database(tmp_path, **config, auto_upgrade=True, pool_size=1, pool_timeout=0.2)
+    async with store.lifespan():
+        async with store.transaction("a", operation="update", table="t") as connection:
+            await connection.execute(text("SELECT 1"))
+            with pytest.raises(StoreBusy):
+                async with store.transaction("a", operation="update", table="t"):
+                    pass
+            for check in store.health():
+                await asyncio.wait_for(check.probe(), 0.5)
+        async with store.transaction("a", operation="update", table="t"):
+            pass
+    registry = store._host.registry
+    labels = {"operation": "update", "error_type": "pool_exhausted"}
+    assert registry.get_sample_value("database_errors_total", labels) == 1
+    labels = {"operation": "update", "table": "t"}
+    assert registry.get_sample_value("database_query_duration_seconds_count", labels) == 3
+
+
+async def test_values_that_cannot_be_stored_are_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    store = database(tmp_path, **config, auto_upgrade=True)
+    async with store.lifespan():
+        values: list[Any] = [2**70, "lone \ud800"] + (["nul \x00"] if store.shared else [])
+        for value in values:
+            column = "message_count" if isinstance(value, int) else "user_id"
+            with pytest.raises(Refused) as error:
+                async with store.transaction("a", operation="update", table="t") as connection:
+                    await connection.execute(text(f"UPDATE openclaw_sessions SET {column} = :value"), {"value": value})
+            assert error.value.refusal.status == 400
+
+
+async def test_a_transaction_that_fails_or_is_cancelled_leaves_nothing(config: dict[str, Any], tmp_path: Path) -> None:
+    store = database(tmp_path, **config, auto_upgrade=True, pool_size=2)
+    id = "0190b0e0-0000-7000-8000-000000000000"
+    async with store.lifespan():
+
+        async def write(ready: asyncio.Event) -> None:
+            async with store.transaction("a", operation="insert", table="t") as connection:
+                await connection.execute(text(SESSION.format(id=id, org="a", status="active")))
+                ready.set()
+                await asyncio.sleep(60)
+
+        for _ in range(5):
+            ready = asyncio.Event()
+            task = asyncio.create_task(write(ready))
+            await ready.wait()
+            task.cancel()
+            await asyncio.wait([task])
+        async with store.transaction("a", operation="insert", table="t") as connection:
+            found = await connection.execute(text("SELECT count(*) FROM openclaw_sessions"))
+            assert found.scalar_one() == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "not a URL"),
+        ("mysql://root:hunter2@h/d", "mysql.*not served"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+    ],
+)
+def test_a_wrong_url_is_named_and_never_shown(tmp_path: Path, url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        database(tmp_path, url=url)
+    assert "hunter2" not in str(error.value)
+
+
+async def test_an_unreachable_server_stops_the_start_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(StartFailed, match="127.0.0.1:1/x cannot be used") as error:
+        async with database(tmp_path, url="postgresql://u:hunter2@127.0.0.1:1/x").lifespan():
+            pass
+    assert "hunter2" not in str(error.value)
+
+
+async def test_a_server_that_dies_is_unavailable_and_comes_back(tmp_path: Path) -> None:
+    with start_postgres() as server:
+        store = database(tmp_path, url=server.url("postgres"), auto_upgrade=True, connect_timeout=1.0)
+        async with store.lifespan():
+            server.stop()
+            for _ in range(2):
+                with pytest.raises(StoreUnavailable):
+                    async with store.transaction("a", operation="select", table="t") as connection:
+                        await connection.execute(text("SELECT 1"))
+                with pytest.raises(StoreUnavailable):
+                    await store.health()[0].probe()
+            server.start()
+            async with asyncio.timeout(5):
+                while True:
+                    try:
+                        async with store.transaction("a", operation="select", table="t") as connection:
+                            await connection.execute(text("SELECT 1"))
+                        break
+                    except StoreUnavailable:
+                        await asyncio.sleep(0.05)
+
+
+# --- PostgreSQL's second wall -------------------------------------------------------------------
+
+
+@pytest.fixture
+async def walled(postgres: Postgres, postgres_url: str, tmp_path: Path) -> Any:
+    """A gateway that runs in a role which owns nothing, made ready by `db upgrade`."""
+    if not postgres.sql("SELECT 1 FROM pg_roles WHERE rolname = 'openclaw_app'"):
+        postgres.sql("CREATE ROLE openclaw_app")
+    store = database(tmp_path, url=postgres_url, application_role="openclaw_app")
+    await store.upgrade()
+    async with store.lifespan():
+        yield store
+
+
+async def test_a_transaction_sees_one_organization(walled: SqlDatabase) -> None:
+    ids = {org: f"0190b0e0-0000-7000-8000-00000000000{i}" for i, org in enumerate(("a", "b"))}
+    for org, id in ids.items():
+        async with walled.transaction(org, operation="insert", table="t") as connection:
+            await connection.execute(text(SESSION.format(id=id, org=org, status="active")))
+            await connection.execute(
+                text(
+                    "INSERT INTO openclaw_messages (message_id, session_id, organization_id, seq, role, content, "
+                    "metadata, timestamp) VALUES (:id, :id, :org, 1, 'user', '\"canary\"', '{}', now())"
+                ),
+                {"id": id, "org": org},
+            )
+    for table in ("openclaw_sessions", "openclaw_messages"):
+        seen = text(f"SELECT organization_id FROM {table} ORDER BY 1")
+        for org, expected in (("a", ["a"]), ("b", ["b"]), ("", []), ("c", []), (None, ["a", "b"])):
+            async with walled.transaction(org, operation="select", table="t") as connection:
+                assert list((await connection.execute(seen)).scalars()) == expected
+    async with walled.transaction("a", operation="update", table="t") as connection:
+        changed = await connection.execute(text("UPDATE openclaw_sessions SET tier = 'x'"))
+        assert changed.rowcount == 1
+    with pytest.raises(Fault):
+        async with walled.transaction("a", operation="insert", table="t") as connection:
+            await connection.execute(text(SESSION.format(id=ids["a"][:-1] + "9", org="b", status="active")))
+    # a connection that goes back to the pool has no tenant
+    engine = walled._engine("select")
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM openclaw_sessions"))).scalar_one() == 0
+
+
+async def test_every_table_and_partition_is_walled(walled: SqlDatabase) -> None:
+    async with walled.owner() as connection:
+        rows = (
+            await connection.execute(
+                text(
+                    "SELECT relname, relispartition, relrowsecurity AND relforcerowsecurity AND "
+                    "EXISTS (SELECT 1 FROM pg_policy WHERE polrelid = c.oid) AS walled, "
+                    "has_table_privilege('openclaw_app', c.oid, 'SELECT') AS granted "
+                    "FROM pg_class c WHERE relkind IN ('r', 'p') AND relname ~ '^openclaw_'"
+                )
+            )
+        ).all()
+    assert {row.relname for row in rows if not row.relispartition} == TABLES
+    assert [row.relname for row in rows if not row.walled] == []
+    partitions = [row for row in rows if row.relispartition]
+    assert len(partitions) == 1 + schema.MONTHS_AHEAD
+    assert not any(row.granted for row in partitions)
+
+
+async def test_partitions_are_made_where_they_are_missing(walled: SqlDatabase) -> None:
+    async with walled.owner() as connection:
+        assert await schema.missing_partitions(connection) == []
+        last = (
+            await connection.execute(
+                text("SELECT to_char(date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month', 'YYYY_MM')")
+            )
+        ).scalar_one()
+        await connection.execute(text(f"DROP TABLE openclaw_messages_{last}"))
+    with pytest.raises(StoreUnavailable, match=last.replace("_", "-")):
+        await walled.health()[1].probe()
+    await walled._ensure_partitions()
+    await walled.health()[1].probe()
+
+
+# --- the commands -------------------------------------------------------------------------------
+
+
+def test_db_commands(tmp_path: Path) -> None:
+    file = str(configuration(tmp_path, edit={"plugins.database.url": f"sqlite:///{tmp_path}/x.db"}))
+
+    def run(*args: str) -> tuple[int, str]:
+        result = CliRunner().invoke(db, [*args, "--config", file])
+        return result.exit_code, result.output
+
+    code, output = run("check")
+    assert code == 1 and "openclaw-gateway db upgrade" in output
+    assert run("current") == (0, "no revision\n")
+    code, output = run("upgrade", "--json")
+    assert code == 0 and msgspec.json.decode(output)["matches"] is True
+    code, output = run("check", "--json")
+    assert code == 0
+    assert msgspec.json.decode(output)["current"] == ["0003"]
+

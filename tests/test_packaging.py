@@ -1,0 +1,153 @@
+"""What is installed is what was declared, locked by hash and explained, and nothing of one machine is in it."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCKS = sorted((ROOT / ".ci").glob("requirements*.lock"))
+OWN = {"openclaw_gateway", "openclaw_plugins"} | {"tests"} | {entry.stem for entry in ROOT.glob("tests/**/*")}
+# Litestar brings about twenty of these. A rise is a decision: raise the number together with the line that explains it.
+MOST_RUN_TIME_PACKAGES = 55
+TOP_LEVEL = {
+    "LICENSE", "README.md", "core", "docs", "migrations", "monitoring", "openclaw.toml", "plugins", "pyproject.toml",
+    "tests", "tiers",
+}  # fmt: skip
+
+ENTRY = re.compile(r"(?P<name>[a-z0-9][a-z0-9-]*)==[^\s/:@]+( ; [^/:@]+)?( \\)?")
+HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
+
+
+def test_there_are_four_locks() -> None:
+    assert [lock.name for lock in LOCKS] == [
+        "requirements-build.lock",
+        "requirements-model.lock",
+        "requirements-test.lock",
+        "requirements.lock",
+    ]
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_a_lock_holds_exact_versions_and_hashes_and_names_no_place(lock: Path) -> None:
+    hashes: dict[str, int] = {}
+    name = ""
+    for line in lock.read_text().splitlines():
+        if entry := ENTRY.fullmatch(line):
+            name = entry["name"]
+            assert name not in hashes, f"{name} is there twice"
+            hashes[name] = 0
+        else:
+            assert HASH.fullmatch(line), f"neither an entry nor a hash: {line!r}"
+            hashes[name] += 1
+    assert hashes
+    assert not [name for name, count in hashes.items() if count == 0]
+
+
+def test_every_declared_dependency_is_locked() -> None:
+    run, groups = names(PROJECT["project"]["dependencies"]), PROJECT["dependency-groups"]
+    assert run <= locked("requirements.lock")
+    assert run | names(groups["test"]) | names(groups["build"]) <= locked("requirements-test.lock")
+    assert names(groups["build"]) <= locked("requirements-build.lock")
+    assert names(groups["model"]) == locked("requirements-model.lock")
+
+
+def test_every_locked_version_satisfies_its_declaration() -> None:
+    for text in PROJECT["project"]["dependencies"]:
+        least = re.search(r">=([\d.]+)", text)
+        assert least, f"{text}: a lower bound is declared, or a resolver may go back to the first release"
+        assert numbers(locked_version("requirements.lock", name_of(text))) >= numbers(least[1]), text
+
+
+def test_tests_run_on_the_versions_that_serve() -> None:
+    for name in locked("requirements.lock"):
+        assert locked_version("requirements-test.lock", name) == locked_version("requirements.lock", name)
+
+
+def test_every_declared_dependency_has_its_reason_and_no_other_has() -> None:
+    text = (ROOT / "docs/decisions/dependencies.md").read_text()
+    explained = {canonical(name) for name in re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)}
+    assert explained == declared()
+
+
+def test_the_run_time_stays_small() -> None:
+    count = len(locked("requirements.lock"))
+    own = len(PROJECT["project"]["dependencies"])
+    assert count <= MOST_RUN_TIME_PACKAGES, f"{count} packages at run time, {own} of them declared"
+
+
+def test_the_code_imports_only_what_is_declared_for_run_time() -> None:
+    extras = [text for texts in PROJECT["project"]["optional-dependencies"].values() for text in texts]
+    allowed = names(PROJECT["project"]["dependencies"]) | names(extras)
+    assert undeclared([*ROOT.glob("core/**/*.py"), *ROOT.glob("plugins/**/*.py")], allowed, but="testing") == []
+
+
+def test_the_tests_import_only_what_is_declared() -> None:
+    files = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("core/openclaw_gateway/testing/**/*.py")]
+    assert undeclared(files, declared()) == []
+
+
+def test_nothing_new_lies_at_the_top() -> None:
+    seen = {entry.name for entry in ROOT.iterdir() if not entry.name.startswith(".")}
+    assert seen - TOP_LEVEL == set()
+
+
+def undeclared(files: Iterable[Path], allowed: set[str], but: str = "") -> list[str]:
+    providers = importlib.metadata.packages_distributions()
+    wrong = []
+    for file in files:
+        if but and but in file.parts:
+            continue
+        for line, module in imports(file):
+            if module in sys.stdlib_module_names or module in OWN:
+                continue
+            if not allowed & {canonical(name) for name in providers.get(module, [module])}:
+                wrong.append(f"{file.relative_to(ROOT)}:{line}: {module}")
+    return wrong
+
+
+def imports(file: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name.partition(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.lineno, node.module.partition(".")[0]
+
+
+def declared() -> set[str]:
+    texts = list(PROJECT["project"]["dependencies"])
+    for more in (*PROJECT["project"]["optional-dependencies"].values(), *PROJECT["dependency-groups"].values()):
+        texts += more
+    return names(texts)
+
+
+def locked(lock: str) -> set[str]:
+    return {entry["name"] for entry in ENTRY.finditer((ROOT / ".ci" / lock).read_text())}
+
+
+def locked_version(lock: str, name: str) -> str:
+    found = re.search(rf"^{re.escape(name)}==([^\s;]+)", (ROOT / ".ci" / lock).read_text(), re.MULTILINE)
+    assert found, f"{name} is not in {lock}"
+    return found[1]
+
+
+def names(texts: Iterable[str]) -> set[str]:
+    return {name_of(text) for text in texts}
+
+
+def name_of(text: str) -> str:
+    return canonical(re.split(r"[\[<>=!~; ]", text, maxsplit=1)[0])
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
