@@ -70,13 +70,14 @@ class Takes:
 class Receipt:
     """What one exchange was charged, and what of it still has to be settled."""
 
-    __slots__ = ("_holds", "_leases", "balances", "organization")
+    __slots__ = ("_holds", "_leases", "_taken", "balances", "organization")
 
     def __init__(self, organization: str) -> None:
         self.organization = organization
         #: where every limit of this admission stands, in the order of the pipeline
         self.balances: list[Balance] = []
         self._holds: list[tuple[Accounts, Hold]] = []
+        self._taken: list[tuple[Accounts, Hold]] = []
         self._leases: list[tuple[Counters, list[Take]]] = []
 
     @property
@@ -86,9 +87,16 @@ class Receipt:
 
     def take_holds(self, meter: str) -> tuple[Hold, ...]:
         """Hand over the holds of one meter to a caller who resolves them with his own work."""
-        taken = tuple(hold for _, hold in self._holds if hold.take.limit.meter == meter)
+        taken = [(a, hold) for a, hold in self._holds if hold.take.limit.meter == meter]
         self._holds = [(a, hold) for a, hold in self._holds if hold.take.limit.meter != meter]
-        return taken
+        self._taken += taken
+        return tuple(hold for _, hold in taken)
+
+    def give_back(self, holds: Iterable[Hold]) -> None:
+        """Return holds that were taken and not resolved, so that the runner settles them after all."""
+        ids = {hold.id for hold in holds}
+        self._holds += [(a, hold) for a, hold in self._taken if hold.id in ids]
+        self._taken = [(a, hold) for a, hold in self._taken if hold.id not in ids]
 
     async def commit(self) -> None:
         """Turn all holds into usage, now. Idempotent. Raises StoreUnavailable, keeping what is unresolved."""
@@ -249,10 +257,9 @@ class Admission:
 
 
 def _refused(balances: Sequence[Balance]) -> Balance | None:
-    for balance in balances:
-        if balance.refused:
-            return balance
-    return None
+    """The refusal to tell of: of several, the one that lasts longest, or the client would be back too early."""
+    refused = [balance for balance in balances if balance.refused]
+    return max(refused, key=lambda b: b.retry_after or 0.0) if refused else None
 
 
 def _of_session(limits: Iterable[Limit]) -> bool:

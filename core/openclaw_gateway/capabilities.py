@@ -189,6 +189,10 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     timestamp: datetime
     metadata: dict[str, Any] = {}
 
+    def as_event(self, **more: Any) -> dict[str, Any]:
+        """Return the body of the event that tells a session's listeners of it."""
+        return {"type": "message", **msgspec.to_builtins(self), **more}
+
 
 class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message to be stored; its id, place and time are given by the store."""

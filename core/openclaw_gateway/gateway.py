@@ -69,6 +69,7 @@ class Gateway:
         self.url = f"http://{self.document.gateway.host}:{self.document.gateway.port}"
         self.clock: Clock = clock if clock is not None else SystemClock()
         self.registry = CollectorRegistry()
+        self._metrics: dict[str, Any] = {}
         self.admission = Admission(self.clock)
         self.instances: dict[str, Any] = {}
         self._hooks = pluggy.PluginManager(hooks.PROJECT)
@@ -184,6 +185,7 @@ class Gateway:
                 instances=self.instances,
                 registry=self.registry,
                 clock=self.clock,
+                metrics=self._metrics,
             )
             host.gateway = self
             given = (host,) if definition.config is None else (definition.config, host)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from openclaw_gateway.gateway import Gateway
 
 T = TypeVar("T")
+M = TypeVar("M")
 
 
 class Host:
@@ -35,17 +36,19 @@ class Host:
         instances: Mapping[str, Any],
         registry: CollectorRegistry,
         clock: Clock,
+        metrics: dict[str, Any],
     ) -> None:
         self.id = id
         self.document = document
         self.config_dir = config_dir
         self.tiers = tiers
-        #: create metrics on this, in `__init__`
+        #: for collectors; single metrics are made by `metric`, in `__init__`
         self.registry = registry
         self.clock = clock
         self.logger = logging.getLogger(f"openclaw.{id}")
         self.gateway: Gateway
         self._instances = instances
+        self._metrics = metrics
 
     @property
     def settings(self) -> GatewaySettings:
@@ -62,6 +65,19 @@ class Host:
         if not isinstance(instance, capability):
             raise TypeError(f"plugin {id!r} is no {capability.__name__}")
         return instance
+
+    def metric(
+        self, kind: Callable[..., M], name: str, documentation: str, labels: Sequence[str] = (), **options: Any
+    ) -> M:
+        """Return the metric `name` of this gateway, made on first use; plugins that share a name share the metric.
+
+        `kind` is a class of prometheus_client. Labels are of configuration only, never of a caller.
+        """
+        found = self._metrics.get(name)
+        if found is None:
+            found = self._metrics[name] = kind(name, documentation, labels, registry=self.registry, **options)
+        made: M = found
+        return made
 
     def limits(self) -> Mapping[str, Mapping[str, Any]]:
         """Return this plugin's tables of the tier files: tier name → limit name → its `Limits` Struct."""

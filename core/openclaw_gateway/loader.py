@@ -65,6 +65,8 @@ class _Load:
         self.directory = layers.file.path.parent
         self.dec_hook = decoder(self.directory)
         self.problems: list[Problem] = list(layers.problems)
+        #: ids of the plugins that [models] names
+        self.providers: list[str] = []
 
     def run(self) -> tuple[Loaded | None, list[Problem]]:
         if self.layers.file.problems:
@@ -179,6 +181,7 @@ class _Load:
                 for capability in _capabilities(field.type):
                     provider = model.get(field.encode_name) if isinstance(model, dict) else None
                     if isinstance(provider, str):
+                        self.providers.append(provider)
                         keys = ("models", alias, field.encode_name)
                         self.check_reference(keys, provider, capability, definitions)
 
@@ -221,7 +224,8 @@ class _Load:
             path.pop()
             ordered[id] = definitions[id]
 
-        for id in definitions:
+        # Providers first: whoever runs models is built after them, and closed before them.
+        for id in (*self.providers, *definitions):
             visit(id)
         return tuple(ordered.values())
 

@@ -76,6 +76,10 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
             return self.limit + self.effective_burst()
         return 2 * self.limit
 
+    def capacity(self) -> int:
+        """What `used` is counted up to: for `gcra` the level of its burst bucket, else the limit."""
+        return min(self.effective_burst(), self.limit) if self.algorithm == "gcra" else self.limit
+
     def effective_burst(self) -> int:
         """How many calls `gcra` admits at one instant: what is set, else a tenth of the limit."""
         return self.burst if self.burst is not None else max(1, self.limit // 10)
@@ -114,7 +118,7 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def remaining(self) -> int:
-        return max(0, self.limit.limit - self.used)
+        return max(0, self.limit.capacity() - self.used)
 
     @property
     def warning(self) -> bool:
@@ -126,7 +130,8 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
 
         resets = None
         if self.reset_after is not None:
-            stamp = datetime.fromtimestamp(now + self.reset_after, UTC)
+            # rounded, for the end of a month is not a second before it
+            stamp = datetime.fromtimestamp(round(now + self.reset_after), UTC)
             resets = stamp.isoformat(timespec="seconds").replace("+00:00", "Z")
         return {
             "name": self.limit.name,

@@ -91,8 +91,8 @@ class Runner:
             else:
                 await response.answer(reply)
         except asyncio.CancelledError:
+            # Only the server cancels us, at the end of a drain: the exchange is completed as cut, and that is all.
             x.outcome.disconnected = True
-            raise
         except Disconnected:
             x.outcome.disconnected = True
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the client gets a clean 500
@@ -217,8 +217,8 @@ class Runner:
             else:
                 await response.deny(reply)
         except asyncio.CancelledError:
+            # Only the server cancels us, at the end of a drain: the exchange is completed as cut, and that is all.
             x.outcome.disconnected = True
-            raise
         except Exception as error:  # noqa: BLE001 - the last resort: an error frame is the handler's, the close is ours
             x.outcome.error = error
             refusal = refusal_of(error)

@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 
+from openclaw_gateway.edge import Edge
 from openclaw_gateway.gateway import Gateway
 from openclaw_gateway.sockets import Socket
 
@@ -32,7 +33,7 @@ class Server(uvicorn.Server):
                 app=gateway,
                 host=settings.host,
                 port=settings.port,
-                http="httptools",
+                http=Edge.for_settings(settings.edge),
                 ws=Socket,
                 loop="none",
                 lifespan="off",
@@ -46,6 +47,9 @@ class Server(uvicorn.Server):
                 ws_max_size=2**20,
                 ws_ping_interval=20.0,
                 ws_ping_timeout=20.0,
+                timeout_keep_alive=max(1, round(settings.edge.keep_alive)),
+                ssl_certfile=gateway.config_dir / settings.tls.certificate if settings.tls else None,
+                ssl_keyfile=gateway.config_dir / settings.tls.key if settings.tls else None,
                 timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
             )
         )
@@ -57,7 +61,8 @@ class Server(uvicorn.Server):
         host = self.gateway.document.gateway.host
         port = self.servers[0].sockets[0].getsockname()[1]
         shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - only names what is listened on
-        self.gateway.url = f"http://{shown}:{port}"
+        scheme = "https" if self.gateway.document.gateway.tls is not None else "http"
+        self.gateway.url = f"{scheme}://{shown}:{port}"
         self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

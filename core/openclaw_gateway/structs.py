@@ -6,6 +6,7 @@ Serves the operator's files and the bodies of clients alike. It reports; buildin
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -48,7 +49,25 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
 
 def collect(value: Any, type: Any, *, path: Path = (), dec_hook: Any = None) -> list[Finding]:
     """Return all findings of `value` against `type`."""
-    return list(_walk(value, type, path, dec_hook))
+    findings = list(_walk(value, type, path, dec_hook))
+    if not findings:
+        # What only the whole shows: bounds of a list, and what a Struct checks of itself.
+        try:
+            msgspec.convert(value, type, dec_hook=dec_hook)
+        except msgspec.ValidationError as error:
+            message, _, place = str(error).partition(" - at `$")
+            findings = [Finding((*path, *_keys(place)), message[0].lower() + message[1:])]
+    return findings
+
+
+def _keys(place: str) -> Path:
+    """Read as much of msgspec's path (`.a.b[0]`) as names keys; it hides the keys of maps."""
+    keys: list[str | int] = []
+    for name, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", place):
+        if index == "...":
+            break
+        keys.append(name or int(index))
+    return tuple(keys)
 
 
 def _walk(value: Any, type: Any, path: Path, dec_hook: Any) -> Iterator[Finding]:

@@ -25,6 +25,7 @@ class Stores:
     def __init__(self, folder: Path, config: Mapping[str, Any], accounts: Mapping[str, Any]) -> None:
         self.instances: dict[str, Any] = {}
         self.registry = CollectorRegistry()
+        self.metrics: dict[str, Any] = {}
         self._folder = folder
         self.config = config
         url = config.get("url")
@@ -44,6 +45,7 @@ class Stores:
             tiers={},
             instances=self.instances,
             registry=self.registry,
+            metrics=self.metrics,
             clock=SystemClock(),
         )
 

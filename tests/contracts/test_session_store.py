@@ -7,8 +7,9 @@ import base64
 from typing import Any
 
 import pytest
-from openclaw_gateway.api import Limit, NewMessage, Principal, Refused, Session, SessionStore, Take
 from sqlalchemy import text
+
+from openclaw_gateway.api import Limit, NewMessage, Principal, Refused, Session, SessionStore, Take
 
 from .conftest import Stores
 

@@ -13,6 +13,9 @@ import pytest
 from chat_kit import MINE, THEIRS, Kit, chat_gateway
 from upstreams import DONE, chunk, event, smol_model
 
+from openclaw_gateway.errors import ConfigError
+from openclaw_gateway.testing import build, configuration
+
 HELLO: Any = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello there"}]
 
 
@@ -275,6 +278,17 @@ async def test_a_role_alone_is_no_content(kit: Kit) -> None:
     status, answer = await post(kit, {"model": "same", "messages": HELLO, "stream": True})
     assert (status, answer["error"]["code"]) == (502, "UPSTREAM_ERROR")
     assert (kit.books.committed, kit.books.held) == ([], {})
+
+
+async def test_names_that_open_nothing_stop_the_start(tmp_path: Path) -> None:
+    for edit, named in [({"models.echo.tiers": ["tems"]}, "'tems'"), ({}, "'ech'")]:
+        path = configuration(tmp_path / named.strip("'"), edit=edit)
+        if not edit:
+            file = path.parent / "tiers" / "teams.toml"
+            file.write_text('models = ["ech"]\n' + file.read_text())
+        with pytest.raises(ConfigError) as caught:
+            build(path)
+        assert any(named in str(problem) for problem in caught.value.problems)
 
 
 async def test_the_real_small_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

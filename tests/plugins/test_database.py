@@ -14,15 +14,16 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner
+from prometheus_client import CollectorRegistry
+from servers import Postgres, start_postgres
+from sqlalchemy import text
+
 from openclaw_gateway.api import Database, Host, Refused, Secret, StartFailed, StoreBusy, StoreUnavailable, SystemClock
 from openclaw_gateway.config.document import Document, GatewaySettings
 from openclaw_gateway.testing import configuration
 from openclaw_plugins.database import SqlDatabase, schema
 from openclaw_plugins.database.commands import db
 from openclaw_plugins.database.faults import Fault
-from prometheus_client import CollectorRegistry
-from servers import Postgres, start_postgres
-from sqlalchemy import text
 
 TABLES = {
     "openclaw_sessions",
@@ -58,6 +59,7 @@ def database(folder: Path, **config: Any) -> SqlDatabase:
         tiers={},
         instances={},
         registry=CollectorRegistry(),
+        metrics={},
         clock=SystemClock(),
     )
     return SqlDatabase(SqlDatabase.Config(**given), host)
@@ -117,13 +119,13 @@ async def test_revisions_read_from_the_files_are_alembics(tmp_path: Path) -> Non
 
 async def test_a_start_refuses_a_schema_that_does_not_match(config: dict[str, Any], tmp_path: Path) -> None:
     store = database(tmp_path, **config)
-    with pytest.raises(StartFailed, match="no revision.*openclaw-gateway db upgrade"):
+    with pytest.raises(StartFailed, match=r"no revision.*openclaw-gateway db upgrade"):
         async with store.lifespan():
             pass
     await store.upgrade()
     async with store.owner() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(StartFailed, match="9999.*newer gateway"):
+    with pytest.raises(StartFailed, match=r"9999.*newer gateway"):
         async with database(tmp_path, **config, auto_upgrade=True).lifespan():
             pass
 
@@ -259,7 +261,7 @@ def test_a_wrong_url_is_named_and_never_shown(tmp_path: Path, url: str, message:
 
 
 async def test_an_unreachable_server_stops_the_start_without_its_password(tmp_path: Path) -> None:
-    with pytest.raises(StartFailed, match="127.0.0.1:1/x cannot be used") as error:
+    with pytest.raises(StartFailed, match=r"127.0.0.1:1/x cannot be used") as error:
         async with database(tmp_path, url="postgresql://u:hunter2@127.0.0.1:1/x").lifespan():
             pass
     assert "hunter2" not in str(error.value)
@@ -382,4 +384,3 @@ def test_db_commands(tmp_path: Path) -> None:
     code, output = run("check", "--json")
     assert code == 0
     assert msgspec.json.decode(output)["current"] == ["0003"]
-

@@ -22,6 +22,36 @@ def needs(capability: type) -> Meta:
     return Meta(extra={"needs": capability})
 
 
+class EdgeSettings(PluginConfig, frozen=True, kw_only=True):
+    """`[gateway.edge]`: the bounds of a connection. What breaks one is answered once and closed."""
+
+    first_byte: Annotated[Duration, Meta(description="How long a new connection may stay silent.")] = Duration(10)
+    headers: Annotated[Duration, Meta(description="For all headers of a request.")] = Duration(10)
+    body_idle: Annotated[Duration, Meta(description="Between two pieces of a request body.")] = Duration(10)
+    body_total: Annotated[Duration, Meta(description="For a whole request body.")] = Duration(300)
+    write_idle: Annotated[
+        Duration, Meta(description="How long a client may take nothing of a response that waits for it.")
+    ] = Duration(30)
+    keep_alive: Annotated[Duration, Meta(description="How long an idle connection is kept.")] = Duration(15)
+    max_headers: Annotated[int, Meta(ge=10, description="Most headers of a request.")] = 100
+    max_header_bytes: Annotated[Size, Meta(description="Most bytes of all headers of a request.")] = Size(32_768)
+    max_target: Annotated[Size, Meta(description="Longest path and query of a request.")] = Size(8_192)
+    max_connections: Annotated[int, Meta(ge=1, description="Most open connections of a process.")] = 10_000
+    max_connections_per_address: Annotated[
+        int, Meta(ge=1, description="Most open connections of one peer; behind a proxy that is the proxy.")
+    ] = 10_000
+    allowed_hosts: Annotated[
+        tuple[str, ...], Meta(description="Host names that are served; empty for every valid one.")
+    ] = ()
+
+
+class Tls(PluginConfig, frozen=True, kw_only=True):
+    """`[gateway.tls]`: serve HTTPS ourselves; without it, a proxy in front does."""
+
+    certificate: Annotated[str, Meta(description="PEM file of the certificate chain, relative to this file.")]
+    key: Annotated[str, Meta(description="PEM file of the private key, relative to this file.")]
+
+
 class GatewaySettings(PluginConfig, frozen=True, kw_only=True):
     """`[gateway]`"""
 
@@ -57,6 +87,8 @@ class GatewaySettings(PluginConfig, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(description="Meters that may go without a limit; any other unlimited meter stops the start."),
     ] = ()
+    edge: EdgeSettings = EdgeSettings()
+    tls: Tls | None = None
 
 
 class StepSettings(PluginConfig, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 MASK = "[REDACTED]"
@@ -68,6 +69,8 @@ _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]
 # A long run of letters and digits in a path is no word; only ids of the shape that we give stay readable.
 _OPAQUE = re.compile(r"(?=[^/]*\d)(?=[^/]*[A-Za-z])[A-Za-z0-9_+=~]{20,}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+# Words, versions and UUIDs: most paths, and none that a pattern above could match; spares them the search.
+_PLAIN_PATH = re.compile(rf"(?:/(?:[a-z]{{1,20}}|v\d|{_UUID.pattern}))*\Z")
 # C0, DEL, C1, the separators that editors break lines at, direction overrides, lone surrogates.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _CONTROL_BUT_NEWLINE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -91,11 +94,12 @@ class Redaction:
 
     def identity(self, text: str) -> str:
         """Return an id that a credential proved: an e-mail address may be one, a secret may not."""
-        text, cut = _bounded(text, 256)
-        return _escape(_SECRETS.sub(_mask, text), _CONTROL) + ("…" if cut else "")
+        return _identity(text) if len(text) <= 128 else _identity.__wrapped__(text)
 
     def path(self, path: str) -> str:
         """Return the path of a request, which holds whatever a client chose to put there."""
+        if _PLAIN_PATH.match(path):
+            return path
         path = self.text(path[:2048])
         if len(path) < 20:
             return path
@@ -130,6 +134,12 @@ class Redaction:
         if isinstance(value, bytes):
             return f"({len(value)} bytes)"
         return self.text(_shown(value))
+
+
+@lru_cache(4096)  # the same callers come again and again, and a search costs more than the rest of a line
+def _identity(text: str) -> str:
+    text, cut = _bounded(text, 256)
+    return _escape(_SECRETS.sub(_mask, text), _CONTROL) + ("…" if cut else "")
 
 
 def _number(redaction: Redaction, value: int) -> Any:

@@ -26,8 +26,8 @@ Resolution = Literal["committed", "voided"]
 _KEY = (usage.c.organization_id, usage.c.subject, usage.c.limit_name, usage.c.period)
 _HOLD_KEY = (holds.c.organization_id, holds.c.subject, holds.c.limit_name, holds.c.period)
 _NOW = select(now())
-_PEEK = select(*_KEY, usage.c.used, usage.c.held).where(tuple_(*_KEY).in_(bindparam("keys", expanding=True)))
-_LOCK = _PEEK.order_by(*_KEY).with_for_update()
+PEEK = select(*_KEY, usage.c.used, usage.c.held).where(tuple_(*_KEY).in_(bindparam("keys", expanding=True)))
+_LOCK = PEEK.order_by(*_KEY).with_for_update()
 _WRITE = (
     update(usage)
     .where(*(column == bindparam(f"key_{column.name}") for column in _KEY))
@@ -269,34 +269,6 @@ async def clock(connection: AsyncConnection) -> datetime:
     """Return the database's time."""
     found: datetime = (await connection.execute(_NOW)).scalar_one()
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-
-
-async def standing(connection: AsyncConnection, keys: Sequence[Key]) -> dict[Key, Row]:
-    """Read usage rows without a lock."""
-    found = await connection.execute(_PEEK, {"keys": sorted(set(keys))})
-    return {(row[0], row[1], row[2], row[3]): Row(row[4], row[5]) for row in found}
-
-
-async def leases_of(connection: AsyncConnection, organization: str, meter: str, holder: str) -> Sequence[RowMapping]:
-    """Find the standing leases of a holder."""
-    found = await connection.execute(
-        select(holds).where(
-            holds.c.organization_id == organization,
-            holds.c.meter == meter,
-            holds.c.holder == holder,
-            holds.c.kind == "lease",
-            holds.c.state == "committed",
-        )
-    )
-    return found.mappings().all()
-
-
-async def overdue(connection: AsyncConnection, now: datetime, limit: int) -> Sequence[RowMapping]:
-    """Find holds past their time, of any organisation."""
-    found = await connection.execute(
-        select(holds).where(COUNTS, holds.c.expires_at <= now).order_by(holds.c.expires_at).limit(limit)
-    )
-    return found.mappings().all()
 
 
 def row_key(hold: RowMapping) -> Key:

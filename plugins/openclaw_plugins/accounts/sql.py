@@ -32,10 +32,11 @@ from openclaw_gateway.api import (
     hookimpl,
     needs,
 )
-from openclaw_plugins.accounts import ledger
-from openclaw_plugins.accounts.ledger import Key, Ledger, Resolution, hold_key, key_of, row_key
+from openclaw_plugins.accounts import ledger, reading
+from openclaw_plugins.accounts.ledger import COUNTS, Key, Ledger, key_of, row_key
 from openclaw_plugins.accounts.periods import seconds_left
 from openclaw_plugins.accounts.tables import holds as holds_table
+from openclaw_plugins.accounts.work import Reservation, Settlement
 
 #: reservations and settlements of one transaction at most
 _BATCH = 256
@@ -68,7 +69,7 @@ class SqlAccounts:
         self._host = host
         self._database = host.get(config.database, Database)
         self._known: set[Key] = set()
-        self._waiting: list[_Reservation | _Settlement] = []
+        self._waiting: list[Reservation | Settlement] = []
         self._lane: asyncio.Task[None] | None = None
         self._late = Counter(
             "accounts_resolved_twice", "Commits of holds that were resolved before", registry=host.registry
@@ -86,7 +87,7 @@ class SqlAccounts:
     async def reserve(self, organization: str, takes: Sequence[Take]) -> tuple[Sequence[Balance], Sequence[Hold]]:
         if not takes:
             return (), ()
-        work = _Reservation(organization, takes)
+        work = Reservation(organization, takes)
         await self._through(work)
         return work.balances, work.holds
 
@@ -101,7 +102,7 @@ class SqlAccounts:
         """Charge the holds; inside `transaction` they are charged if and only if it commits."""
         if not holds:
             return
-        work = _Settlement(holds, "committed", lives_until, holder)
+        work = Settlement(holds, "committed", lives_until, holder)
         if transaction is None:
             await self._through(work)
         else:
@@ -109,7 +110,7 @@ class SqlAccounts:
 
     async def void(self, holds: Sequence[Hold]) -> None:
         if holds:
-            await self._through(_Settlement(holds, "voided", None, None))
+            await self._through(Settlement(holds, "voided", None, None))
 
     async def release(
         self, organization: str, meter: str, holder: str, *, transaction: AsyncConnection | None = None
@@ -118,20 +119,20 @@ class SqlAccounts:
             async with self._database.transaction(None, operation="update", table="openclaw_holds") as own:
                 await self.release(organization, meter, holder, transaction=own)
             return
-        found = await ledger.leases_of(transaction, organization, meter, holder)
+        found = await reading.leases_of(transaction, organization, meter, holder)
         if not found:
             return
         book = Ledger(transaction, await ledger.clock(transaction))
         await book.lock(map(row_key, found), self._known)
         # looked up again, now under the lock: the reaper may have been here
-        await book.release(await ledger.leases_of(transaction, organization, meter, holder))
+        await book.release(await reading.leases_of(transaction, organization, meter, holder))
         await book.write()
 
     async def peek(self, organization: str, takes: Sequence[Take]) -> Sequence[Balance]:
         async with self._database.transaction(None, operation="select", table="openclaw_usage") as connection:
             now = await ledger.clock(connection)
             keys = [key_of(organization, take, now) for take in takes]
-            rows = await ledger.standing(connection, keys) if keys else {}
+            rows = await reading.standing(connection, keys) if keys else {}
         return [
             Balance(
                 limit=take.limit,
@@ -157,24 +158,24 @@ class SqlAccounts:
         """Give back what is past its time and forget what was resolved long ago; return how many were given back."""
         async with self._database.transaction(None, operation="sweep", table="openclaw_holds") as connection:
             now = await ledger.clock(connection)
-            found = await ledger.overdue(connection, now, _SWEEP)
+            found = await reading.overdue(connection, now, _SWEEP)
             if found:
                 book = Ledger(connection, now)
                 await book.lock(map(row_key, found), self._known)
-                found = [hold for hold in await ledger.overdue(connection, now, _SWEEP) if row_key(hold) in book.rows]
+                found = [hold for hold in await reading.overdue(connection, now, _SWEEP) if row_key(hold) in book.rows]
                 await book.expire(found)
                 await book.write()
                 self._expired.inc(len(found))
             await connection.execute(
                 delete(holds_table).where(
-                    ~ledger.COUNTS, holds_table.c.expires_at < now - timedelta(seconds=self._config.keep_resolved)
+                    ~COUNTS, holds_table.c.expires_at < now - timedelta(seconds=self._config.keep_resolved)
                 )
             )
         return len(found)
 
     # --- the lane: one transaction at a time, each with everything that came while the last one ran ---
 
-    async def _through(self, work: _Reservation | _Settlement) -> None:
+    async def _through(self, work: Reservation | Settlement) -> None:
         self._enqueue(work)
         try:
             await work.done
@@ -184,14 +185,14 @@ class SqlAccounts:
             self._give_back(work)
             raise
 
-    def _enqueue(self, work: _Reservation | _Settlement) -> None:
+    def _enqueue(self, work: Reservation | Settlement) -> None:
         self._waiting.append(work)
         if self._lane is None:
             self._lane = asyncio.create_task(self._flush())
 
-    def _give_back(self, work: _Reservation | _Settlement) -> None:
-        if isinstance(work, _Reservation) and work.holds:
-            self._enqueue(_Settlement(work.holds, "voided", None, None))
+    def _give_back(self, work: Reservation | Settlement) -> None:
+        if isinstance(work, Reservation) and work.holds:
+            self._enqueue(Settlement(work.holds, "voided", None, None))
 
     async def _flush(self) -> None:
         try:
@@ -204,8 +205,8 @@ class SqlAccounts:
         finally:
             self._lane = None
 
-    async def _settle(self, batch: Sequence[_Reservation | _Settlement]) -> None:
-        batch = [work for work in batch if not work.abandoned or isinstance(work, _Settlement)]
+    async def _settle(self, batch: Sequence[Reservation | Settlement]) -> None:
+        batch = [work for work in batch if not work.abandoned or isinstance(work, Settlement)]
         if not batch:
             return
         self._batch.observe(len(batch))
@@ -229,7 +230,7 @@ class SqlAccounts:
             for work in batch:
                 work.succeed()
 
-    async def _attempt(self, batch: Sequence[_Reservation | _Settlement]) -> None:
+    async def _attempt(self, batch: Sequence[Reservation | Settlement]) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 async with self._database.transaction(None, operation="update", table="openclaw_usage") as connection:
@@ -239,20 +240,20 @@ class SqlAccounts:
                 if attempt == _ATTEMPTS:
                     raise
 
-    async def _apply(self, connection: AsyncConnection, batch: Sequence[_Reservation | _Settlement]) -> None:
+    async def _apply(self, connection: AsyncConnection, batch: Sequence[Reservation | Settlement]) -> None:
         now = await ledger.clock(connection)
         book = Ledger(connection, now)
         await book.lock((key for work in batch for key in work.keys(now)), self._known)
         # Settlements first: what they give back is free for the reservations beside them.
         for work in batch:
-            if isinstance(work, _Settlement):
+            if isinstance(work, Settlement):
                 await self._resolve(book, work)
         for work in batch:
-            if isinstance(work, _Reservation):
+            if isinstance(work, Reservation):
                 work.balances, work.holds = await book.reserve(work.organization, work.takes, self._config.hold_ttl)
         await book.write()
 
-    async def _resolve(self, book: Ledger, work: _Settlement) -> None:
+    async def _resolve(self, book: Ledger, work: Settlement) -> None:
         late = await book.resolve(
             work.holds,
             work.how,
@@ -272,51 +273,3 @@ class SqlAccounts:
                     pass
             except GatewayError as error:
                 self._host.logger.warning("reservations could not be reaped", exc_info=error)
-
-
-class _Work:
-    """Something on its way through the lane, and who waits for it."""
-
-    __slots__ = ("abandoned", "done")
-
-    def __init__(self) -> None:
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.abandoned = False
-
-    def succeed(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
-
-    def fail(self, error: BaseException) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
-
-
-class _Reservation(_Work):
-    __slots__ = ("balances", "holds", "organization", "takes")
-
-    def __init__(self, organization: str, takes: Sequence[Take]) -> None:
-        super().__init__()
-        self.organization = organization
-        self.takes = takes
-        self.balances: Sequence[Balance] = ()
-        self.holds: Sequence[Hold] = ()
-
-    def keys(self, now: datetime) -> list[Key]:
-        return [key_of(self.organization, take, now) for take in self.takes]
-
-
-class _Settlement(_Work):
-    __slots__ = ("holder", "holds", "how", "lives_until")
-
-    def __init__(
-        self, holds: Sequence[Hold], how: Resolution, lives_until: datetime | None, holder: str | None
-    ) -> None:
-        super().__init__()
-        self.holds = holds
-        self.how: Resolution = how
-        self.lives_until = lives_until
-        self.holder = holder
-
-    def keys(self, _: datetime) -> list[Key]:
-        return [hold_key(hold) for hold in self.holds]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar
@@ -128,6 +128,15 @@ class ApiKeys:
                 return _REFUSED
             self._last_used.note(found.credential)
         return found
+
+    async def ended(self, principals: Collection[Principal]) -> Collection[Principal]:
+        """Return those whose key is revoked, expired or gone."""
+        mine = [principal for principal in principals if principal.method == "api_key"]
+        if not mine:
+            return ()
+        await self._development.stored()
+        good = await self._records.in_force({principal.credential for principal in mine}, self._now())
+        return [principal for principal in mine if principal.credential not in good]
 
     # --- for operators --------------------------------------------------------------------------
 

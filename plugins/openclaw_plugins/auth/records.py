@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -81,6 +81,16 @@ class KeyRecords:
         async with self._database.transaction(None, operation="select", table=_TABLE) as connection:
             row = (await connection.execute(sa.select(_keys).where(_keys.c.key_id == key_id))).mappings().first()
         return _stored(row) if row is not None else None
+
+    async def in_force(self, key_ids: Collection[str], now: datetime) -> set[str]:
+        """Return those of these keys that are neither revoked nor expired."""
+        statement = sa.select(_keys.c.key_id).where(
+            _keys.c.key_id.in_(key_ids),
+            _keys.c.revoked_at.is_(None),
+            sa.or_(_keys.c.expires_at.is_(None), _keys.c.expires_at > now),
+        )
+        async with self._database.transaction(None, operation="select", table=_TABLE) as connection:
+            return set((await connection.execute(statement)).scalars())
 
     async def all(self, organization: str | None = None) -> Sequence[KeyRecord]:
         """Return the records of an organisation, or of all, newest first."""

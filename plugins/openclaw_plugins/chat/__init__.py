@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -25,14 +25,17 @@ from openclaw_gateway.api import (
     SESSION_ID,
     TIER,
     Duration,
+    EventBus,
     Exchange,
     Fact,
     Host,
     ModelCall,
     ModelProvider,
+    NewMessage,
     PluginConfig,
     Refused,
     SessionStore,
+    Size,
     Tier,
     bad_request,
     declared,
@@ -42,6 +45,7 @@ from openclaw_gateway.api import (
     read_body,
 )
 from openclaw_plugins.chat.answers import Record
+from openclaw_plugins.chat.conversation import SessionTurn, prompt
 from openclaw_plugins.chat.requests import forwarded, new_turn, read_completion, read_embedding, under_alias
 from openclaw_plugins.chat.shapes import (
     Completion,
@@ -77,11 +81,21 @@ class Chat:
             Duration, Meta(description="How long a client may read nothing of a stream before it is given up.")
         ] = Duration(30)
         max_messages: Annotated[int, Meta(ge=1, description="Most messages of one prompt.")] = 10_000
+        events: Annotated[
+            str | None, needs(EventBus), Meta(description="What tells listeners of a session of stored turns.")
+        ] = None
+        history: Annotated[
+            int, Meta(ge=0, description="Most stored messages that the model sees in a turn over the socket.")
+        ] = 50
+        history_bytes: Annotated[Size, Meta(description="Most bytes of history that the model sees there.")] = Size(
+            256_000
+        )
 
     def __init__(self, config: Config, host: Host) -> None:
         self._config = config
         self._host = host
-        self._sessions = host.get(config.sessions, SessionStore)  # type: ignore[type-abstract]
+        self._events = host.get(config.events, EventBus) if config.events is not None else None
+        self._sessions = host.get(config.sessions, SessionStore)
         self._models = host.document.models
         self._created = int(host.clock.now())
         self._check_names(host)
@@ -106,7 +120,7 @@ class Chat:
     async def _open(self) -> AsyncIterator[None]:
         # Only now: a provider's table may stand after this plugin's.
         self._providers = {
-            alias: self._host.get(model.provider, ModelProvider)  # type: ignore[type-abstract]
+            alias: self._host.get(model.provider, ModelProvider)
             for alias, model in self._models.items()
         }
         async with self._turns.supervised():
@@ -205,6 +219,7 @@ class Chat:
             session=session,
             asked=new_turn(completion.messages) if session is not None else [],
             model=completion.model,
+            events=self._events,
         )
         turn = Turn(call, self._providers[completion.model], record, self._host.logger)
         tier = x[TIER].name
@@ -230,6 +245,46 @@ class Chat:
         if call.upstream_model != call.model:
             answer = under_alias(answer, call.model)
         await write_json(answer, send)
+
+    async def turn(
+        self,
+        x: Exchange,
+        *,
+        session_id: str,
+        content: str,
+        model: str | None,
+        stream: bool,
+        metadata: Mapping[str, Any],
+    ) -> SessionTurn:
+        """Start a turn of a session: the model sees the stored history and the new content."""
+        alias = model if model is not None else next(iter(self._usable_by(x[TIER])), "")
+        self._check_model(x, alias)
+        if (skill := metadata.get("skillName")) is not None:
+            raise Refused(
+                bad_request(f"metadata.skillName: there is no skill {skill!r:.80}", param="metadata.skillName")
+            )
+        stored = await self._sessions.history(x[PRINCIPAL].organization, session_id, limit=self._config.history)
+        request: dict[str, Any] = {
+            "model": alias,
+            "messages": prompt(stored, content, self._config.history_bytes),
+            "stream": stream,
+        }
+        if stream:
+            request["stream_options"] = {"include_usage": True}
+        call = self._call(x, alias, msgspec.json.encode(request), request, stream=stream)
+        asked = NewMessage(role="user", content=content, metadata=dict(metadata))
+        record = Record(x, self._sessions, session=session_id, asked=[asked], model=alias)
+        turn = Turn(call, self._providers[alias], record, self._host.logger)
+        started, tier = time.perf_counter(), x[TIER].name
+        self._messages.labels(tier, "inbound").inc()
+
+        def ended(turn: Turn) -> None:
+            self._seconds.observe(time.perf_counter() - started)
+            if turn.delivered:
+                self._messages.labels(tier, "outbound").inc()
+
+        self._turns.start(turn)
+        return SessionTurn(turn, record, ended)
 
     def _call(self, x: Exchange, alias: str, body: bytes, request: dict[str, Any], *, stream: bool) -> ModelCall:
         model = self._models[alias]

@@ -5,11 +5,21 @@ The message and the charge for it are one transaction; neither is ever kept with
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from openclaw_gateway.api import PRINCIPAL, Exchange, NewMessage, SessionStore
+from openclaw_gateway.api import (
+    PRINCIPAL,
+    EventBus,
+    Exchange,
+    Message,
+    NewMessage,
+    SessionStore,
+    StoreUnavailable,
+)
 
 
 class _ToolFunction(msgspec.Struct):
@@ -39,7 +49,6 @@ class _Choice(msgspec.Struct):
 
 class _Piece(msgspec.Struct):
     choices: list[_Choice] = []
-    model: str | None = None
 
 
 _decode = msgspec.json.Decoder(_Piece).decode
@@ -98,17 +107,27 @@ class Answer:
 class Record:
     """Where a turn is kept and charged: a session's history where the client named one, and the receipt."""
 
-    __slots__ = ("_answer", "_asked", "_model", "_session", "_store", "_x")
+    __slots__ = ("_answer", "_asked", "_events", "_model", "_session", "_store", "_x", "stored")
 
     def __init__(
-        self, x: Exchange, store: SessionStore, *, session: str | None, asked: list[NewMessage], model: str
+        self,
+        x: Exchange,
+        store: SessionStore,
+        *,
+        session: str | None,
+        asked: list[NewMessage],
+        model: str,
+        events: EventBus | None = None,
     ) -> None:
         self._x = x
         self._store = store
         self._session = session
         self._asked = asked
         self._model = model
+        self._events = events
         self._answer = Answer()
+        #: what was kept: what was asked, then the answer
+        self.stored: Sequence[Message] = ()
 
     def add(self, piece: bytes) -> None:
         """Note what was delivered."""
@@ -121,15 +140,21 @@ class Record:
         Without `at_once` a charge that no history carries is left to the end of the exchange.
         """
         receipt = self._x.receipt
+        organization = self._x[PRINCIPAL].organization
         if self._session is not None:
-            await self._store.append(
-                self._x[PRINCIPAL].organization,
+            self.stored = await self._store.append(
+                organization,
                 self._session,
                 [*self._asked, self._answer.message(self._model, cut)],
                 holds=receipt.take_holds("messages") if receipt is not None else (),
             )
         if at_once and receipt is not None:
             await receipt.commit()
+        if self._session is not None and self._events is not None:
+            # What is stored stays stored: a bus that fails logs it, and listeners find it in the history.
+            with suppress(StoreUnavailable):
+                for message in self.stored:
+                    await self._events.publish(organization, self._session, message.as_event())
 
     async def void(self) -> None:
         """Charge nothing: nothing was delivered."""

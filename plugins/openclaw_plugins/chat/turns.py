@@ -28,7 +28,7 @@ from openclaw_gateway.api import (
 from openclaw_plugins.chat.answers import Record
 from openclaw_plugins.chat.requests import under_alias
 
-Reason = Literal["disconnected", "slow_reader", "shutdown"]
+Reason = Literal["disconnected", "slow_reader", "cancelled", "shutdown"]
 
 #: to close an upstream that nobody listens to any more
 _CLOSE = 1.0
@@ -95,6 +95,13 @@ class Turn:
 
     async def take(self, patience: float) -> bytes | None:
         """Return the events that wait, joined; empty after `patience` seconds of silence, None at the end."""
+        chunks = await self.chunks(patience)
+        if not chunks:
+            return None if chunks is None else b""
+        return b"data: " + b"\n\ndata: ".join(chunks) + b"\n\n"
+
+    async def chunks(self, patience: float) -> list[bytes] | None:
+        """Return the chunks that wait; none after `patience` seconds of silence, None at the end."""
         while not self._chunks:
             if self.finished:
                 return None
@@ -103,13 +110,13 @@ class Turn:
                 async with asyncio.timeout(patience):
                     await self._wake.wait()
             except TimeoutError:
-                return b""
+                return []
         chunks = list(self._chunks)
         self._chunks.clear()
         self._room.set()
         if self._phase == "asking":  # afterwards all that waits is accounted for already
             self._account(chunks)
-        return b"data: " + b"\n\ndata: ".join(chunks) + b"\n\n"
+        return chunks
 
     def stop(self, reason: Reason) -> None:
         """Tell the turn to end now: it closes its upstream, and accounts for what it delivered."""

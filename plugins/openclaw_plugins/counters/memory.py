@@ -64,8 +64,15 @@ class MemoryCounters:
     async def admit(self, organization: str, takes: Sequence[Take]) -> Sequence[Balance]:
         now = self._now()
         self._forget(now, 1)
-        tallies: list[Rate | Holders | None] = [self._tally(organization, take) for take in takes]
-        self._make_room(tallies, now)
+        tallies: list[Rate | Holders | None] = []
+        new = 0
+        for take in takes:
+            found = self._tally(organization, take)
+            tallies.append(found)
+            if not found.kept:
+                new += 1
+        if new:
+            self._make_room(tallies, new, now)
         waits: list[int] = []
         rates_fit = leases_fit = True
         for take, tally in zip(takes, tallies, strict=True):
@@ -84,14 +91,16 @@ class MemoryCounters:
         balances = []
         for take, tally, wait in zip(takes, tallies, waits, strict=True):
             limit = take.limit
-            leased = limit.kind == "lease"
-            if tally is not None and not wait and rates_fit and (leases_fit or not leased):
-                self._charge(take, tally)
-            refused = wait != 0 and (rates_fit or not leased)
-            retry_after = None
-            if refused and tally is not None:
-                retry_after = wait / 1000 if wait > 0 else limit.window
-            balances.append(_balance(limit, tally, refused and limit.mode == "enforce", retry_after))
+            decided = rates_fit or limit.kind != "lease"
+            if wait:
+                retry_after = None
+                if decided and tally is not None:
+                    retry_after = wait / 1000 if wait > 0 else limit.window
+                balances.append(_balance(limit, tally, decided and limit.mode == "enforce", retry_after))
+            else:
+                if tally is not None and rates_fit and (leases_fit or limit.kind != "lease"):
+                    self._charge(take, tally)
+                balances.append(_balance(limit, tally))
         return balances
 
     async def peek(self, organization: str, takes: Sequence[Take]) -> Sequence[Balance]:
@@ -100,7 +109,7 @@ class MemoryCounters:
         for take in takes:
             tally = self._tally(organization, take)
             self._look(take, tally, now)
-            balances.append(_balance(take.limit, tally, False, None))
+            balances.append(_balance(take.limit, tally))
         return balances
 
     async def release(self, organization: str, takes: Sequence[Take]) -> None:
@@ -167,11 +176,8 @@ class MemoryCounters:
             else:
                 rounds.append(tally)
 
-    def _make_room(self, tallies: list[Rate | Holders | None], now: int) -> None:
+    def _make_room(self, tallies: list[Rate | Holders | None], new: int, now: int) -> None:
         """See to it that every new tally has a place; where there is none, the limit's policy decides."""
-        new = sum(tally is not None and not tally.kept for tally in tallies)
-        if not new:
-            return
         self._forget(now, _SEARCH if len(self._tallies) + new > self._max_keys else _LOOKS * new)
         full = len(self._tallies) + new > self._max_keys
         # Told again only once a tenth is free: at the edge the state may change with every call.
@@ -185,8 +191,13 @@ class MemoryCounters:
             tallies[:] = [tally if tally is not None and tally.kept else None for tally in tallies]
 
 
-def _balance(limit: Limit, tally: Rate | Holders | None, refused: bool, retry_after: float | None) -> Balance:
+def _balance(
+    limit: Limit, tally: Rate | Holders | None, refused: bool = False, retry_after: float | None = None
+) -> Balance:
     if tally is None:
         return Balance(limit=limit, used=0, refused=refused, degraded=True)
-    reset_after = None if limit.kind == "lease" else max(0, tally.until - tally.now) / 1000
+    reset_after = None
+    if limit.kind != "lease":
+        left = tally.until - tally.now
+        reset_after = left / 1000 if left > 0 else 0.0
     return Balance(limit=limit, used=tally.used, refused=refused, reset_after=reset_after, retry_after=retry_after)

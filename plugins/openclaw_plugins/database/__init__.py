@@ -49,10 +49,7 @@ class SqlDatabase:
     class Config(PluginConfig, frozen=True, kw_only=True):
         url: Annotated[
             Secret | None,
-            Meta(
-                description="postgresql://user:password@host/name or sqlite:///file; "
-                "by default a SQLite file in data_dir."
-            ),
+            Meta(description="postgresql://user:password@host/name or sqlite:///file; by default a file in data_dir."),
         ] = None
         pool_size: Annotated[int, Meta(ge=1, le=500, description="Connections of this process.")] = 10
         pool_timeout: Annotated[

@@ -1,7 +1,8 @@
 """Speaks to any upstream with OpenAI's chat completion API; passes bodies on as they are, and never its secrets.
 
 A stream that ends without `[DONE]` is a cut one, unless every choice has already told its `finish_reason`: then
-nothing of the answer can be missing, and some servers never send the marker.
+nothing of the answer can be missing, and some servers never send the marker. An answer that is not streamed has
+its first byte when all of it is generated: a model's `first_byte` bounds that too.
 """
 
 from __future__ import annotations

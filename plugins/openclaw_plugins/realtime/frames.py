@@ -22,7 +22,7 @@ class SendMessage(_Inbound, frozen=True, kw_only=True, rename="camel", tag="mess
     content: Annotated[str, Meta(min_length=1, description="What the user says.")]
     id: Annotated[_Id | None, Meta(description="Comes back as `ref` in all that belongs to the turn.")] = None
     stream: Annotated[bool, Meta(description="Send the answer in pieces too, as it comes.")] = False
-    model: Annotated[str | None, Meta(min_length=1, max_length=256)] = None
+    model: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     metadata: Annotated[dict[str, Any], Meta(description="Kept with the message; `skillName` runs a skill.")] = {}
 
 
@@ -137,7 +137,7 @@ def read(text: str) -> Inbound | Unreadable:
         shape = _TYPES.get(head.type)
         if shape is None:
             return Unreadable(bad_request(f"type: expected one of {KNOWN}", param="type"), ref)
-        frame: Inbound = decode(data, shape, decoder=_decoders[head.type])  # type: ignore[arg-type]
+        frame: Inbound = decode(data, shape, decoder=_decoders[head.type])
         return frame
     except Refused as error:
         refusal = error.refusal

@@ -9,11 +9,12 @@ from collections import deque
 class Outbox:
     """A queue of encoded frames with one reader. It never waits for room by itself: `put` says that there is none."""
 
-    __slots__ = ("_bytes", "_frames", "_max_bytes", "_max_frames", "_room", "_wake")
+    __slots__ = ("_bytes", "_finished", "_frames", "_max_bytes", "_max_frames", "_room", "_wake")
 
     def __init__(self, max_frames: int, max_bytes: int) -> None:
         self._frames: deque[bytes] = deque()
         self._bytes = 0
+        self._finished = False
         self._max_frames = max_frames
         self._max_bytes = max_bytes
         self._wake = asyncio.Event()
@@ -32,9 +33,16 @@ class Outbox:
         self._wake.set()
         return True
 
-    async def get(self) -> bytes:
-        """Return the next frame."""
+    def finish(self) -> None:
+        """Let `get` return None once all that waits has been taken."""
+        self._finished = True
+        self._wake.set()
+
+    async def get(self) -> bytes | None:
+        """Return the next frame; None at the end."""
         while not self._frames:
+            if self._finished:
+                return None
             self._wake.clear()
             await self._wake.wait()
         frame = self._frames.popleft()
@@ -42,6 +50,11 @@ class Outbox:
         if 2 * len(self._frames) < self._max_frames and 2 * self._bytes < self._max_bytes:
             self._room.set()
         return frame
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the queue is at most half full."""
+        return self._room.is_set()
 
     async def room(self) -> None:
         """Wait until the queue is at most half full."""

@@ -80,7 +80,10 @@ class Tickets:
     async def authenticate(self, x: Exchange) -> Principal | Refusal | None:
         if x.kind != "websocket":
             return None
-        query = parse_qs(x.scope["query_string"].decode("latin-1"), max_num_fields=100)
+        try:
+            query = parse_qs(x.scope["query_string"].decode("latin-1"), max_num_fields=100)
+        except ValueError:
+            return None
         given = query.get("ticket")
         if given is None:
             return None

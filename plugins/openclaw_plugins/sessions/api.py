@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import msgspec
@@ -16,6 +17,7 @@ from openclaw_gateway.api import (
     SESSION_ID,
     SESSIONS,
     TIER,
+    EventBus,
     Exchange,
     Fact,
     Host,
@@ -26,6 +28,7 @@ from openclaw_gateway.api import (
     Refused,
     Session,
     SessionStore,
+    StoreUnavailable,
     bad_request,
     declared,
     decode,
@@ -93,10 +96,14 @@ class SessionApi:
     class Config(PluginConfig, frozen=True, kw_only=True):
         sessions: Annotated[str, needs(SessionStore), Meta(description="Where sessions are kept.")] = "sessions"
         page: Annotated[int, Meta(ge=1, le=_MAX_LIMIT, description="Items of a page that asks for no number.")] = 50
+        events: Annotated[
+            str | None, needs(EventBus), Meta(description="What tells listeners of a session of posted messages.")
+        ] = None
 
     def __init__(self, config: Config, host: Host) -> None:
         self._config = config
         self._store = host.get(config.sessions, SessionStore)
+        self._events = host.get(config.events, EventBus) if config.events is not None else None
         self._host = host
 
     @hookimpl
@@ -221,6 +228,10 @@ class SessionApi:
             new = NewMessage(role=asked.role, content=asked.content, metadata=asked.metadata)
             holds = x.receipt.take_holds(MESSAGES.name) if x.receipt is not None else ()
             (stored,) = await store.append(organization, session_id, [new], holds=holds)
+            if self._events is not None:
+                # It is stored: a bus that fails logs it, and listeners find the message in the history.
+                with suppress(StoreUnavailable):
+                    await self._events.publish(organization, stored.session_id, stored.as_event())
             return _answer(stored, 201)
 
         return [

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import ColumnElement, and_, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from openclaw_gateway.api import Message, Refused, Session, not_found
+from openclaw_gateway.api import Message, Refused, Session, bad_request, not_found
 from openclaw_plugins.sessions.tables import messages, now, sessions
 
 
@@ -19,6 +21,13 @@ def parsed(session_id: str) -> str:
         return str(UUID(session_id))
     except ValueError:
         raise Refused(not_found("no such session")) from None
+
+
+def bounded(metadata: Mapping[str, Any], limit: int) -> None:
+    """Refuse metadata that is larger than the store keeps."""
+    size = len(msgspec.json.encode(metadata))
+    if size > limit:
+        raise Refused(bad_request(f"metadata: {size} bytes as JSON, at most {int(limit)}", param="metadata"))
 
 
 def own(organization: str, id: str) -> ColumnElement[bool]:

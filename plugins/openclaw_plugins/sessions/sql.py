@@ -13,10 +13,9 @@ from datetime import timedelta
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
-import msgspec
 from msgspec import Meta
 from prometheus_client import Counter, Histogram
-from sqlalchemy import RowMapping, Select, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils import uuid7
 
@@ -37,13 +36,12 @@ from openclaw_gateway.api import (
     Session,
     Size,
     bad_request,
-    forbidden,
     hookimpl,
     needs,
-    not_found,
 )
 from openclaw_plugins.sessions import cursors
-from openclaw_plugins.sessions.rows import alive, belonging, clock, in_status, message, older, own, parsed, session
+from openclaw_plugins.sessions.lookup import Lookup
+from openclaw_plugins.sessions.rows import belonging, bounded, clock, in_status, message, older, own, parsed, session
 from openclaw_plugins.sessions.sweep import Sweep
 from openclaw_plugins.sessions.tables import messages as messages_table
 from openclaw_plugins.sessions.tables import now
@@ -76,6 +74,7 @@ class SqlSessions:
         self._config = config
         self._host = host
         self._database = host.get(config.database, Database)
+        self._lookup = Lookup(self._database)
         self._accounts = host.get(config.accounts, Accounts)
         self._created = Counter("sessions", "Sessions created", ("tier",), registry=host.registry)
         self._lifetime = Histogram(
@@ -105,7 +104,7 @@ class SqlSessions:
         """Store a session and commit `holds` with it; they are given back where it is not stored."""
         id = str(uuid7())
         async with self._settling(holds), self._write(principal.organization, "insert") as connection:
-            self._bounded(metadata)
+            bounded(metadata, self._config.max_metadata)
             created_at = await clock(connection)
             expires_at = created_at + timedelta(seconds=self._lasting(ttl))
             row = {
@@ -127,9 +126,9 @@ class SqlSessions:
 
     async def get(self, organization: str, session_id: str) -> Session:
         id = parsed(session_id)
-        row = await self._found(organization, id)
+        row = await self._lookup.found(organization, id)
         if row is None:
-            raise await self._missing(id)
+            raise await self._lookup.missing(id)
         return session(row)
 
     async def list(self, organization: str, *, status: str | None, limit: int, cursor: str | None) -> Page:
@@ -163,7 +162,7 @@ class SqlSessions:
         id = parsed(session_id)
         changes: dict[str, Any] = {}
         if metadata is not None:
-            self._bounded(metadata)
+            bounded(metadata, self._config.max_metadata)
             changes["metadata"] = dict(metadata)
         if status is not None:
             changes["status"] = status
@@ -171,7 +170,7 @@ class SqlSessions:
             change = update(table).where(own(organization, id)).values(updated_at=now(), **changes).returning(table)
             row = (await connection.execute(change)).mappings().first()
         if row is None:
-            raise await self._missing(id)
+            raise await self._lookup.missing(id)
         return session(row)
 
     async def delete(self, organization: str, session_id: str) -> None:
@@ -183,7 +182,7 @@ class SqlSessions:
             if row is not None:
                 await self._accounts.release(organization, "sessions", id, transaction=connection)
         if row is None:
-            raise await self._missing(id)
+            raise await self._lookup.missing(id)
         tier, created_at, ended_at = row
         self._lifetime.labels(tier).observe((ended_at - created_at).total_seconds())
 
@@ -229,7 +228,7 @@ class SqlSessions:
                         await connection.execute(insert(messages_table), rows)
                     await self._accounts.commit(holds, transaction=connection)
             if counted is None:
-                raise await self._missing(id)
+                raise await self._lookup.missing(id)
         return [message(row) for row in rows]
 
     async def messages(self, organization: str, session_id: str, *, limit: int, cursor: str | None) -> Page:
@@ -243,7 +242,7 @@ class SqlSessions:
             .order_by(messages_table.c.seq)
             .limit(limit + 1)
         )
-        rows = await self._of_session(organization, id, query)
+        rows = await self._lookup.of_session(organization, id, query)
         items = [message(row) for row in rows[:limit]]
         if len(rows) <= limit:
             return Page(items, None)
@@ -257,7 +256,7 @@ class SqlSessions:
             .order_by(messages_table.c.seq.desc())
             .limit(limit)
         )
-        rows = await self._of_session(organization, id, query)
+        rows = await self._lookup.of_session(organization, id, query)
         return [message(row) for row in reversed(rows)]
 
     async def expire(self) -> int:
@@ -275,29 +274,6 @@ class SqlSessions:
     ) -> AbstractAsyncContextManager[AsyncConnection]:
         return self._database.transaction(organization, operation=operation, table=name)
 
-    async def _found(self, organization: str, id: str) -> RowMapping | None:
-        async with self._database.transaction(organization, operation="select", table="openclaw_sessions") as reader:
-            return (await reader.execute(select(table).where(own(organization, id)))).mappings().first()
-
-    async def _of_session(self, organization: str, id: str, query: Select[Any]) -> Sequence[RowMapping]:
-        """Read messages of a session that is there; one look where there are any."""
-        async with self._database.transaction(organization, operation="select", table="openclaw_messages") as reader:
-            there = (await reader.execute(select(table.c.session_id).where(own(organization, id)))).first()
-            rows = (await reader.execute(query)).mappings().all() if there else []
-        if there is None:
-            raise await self._missing(id)
-        return rows
-
-    async def _missing(self, id: str) -> Refused:
-        """Tell another organisation's session from one that is not there."""
-        async with self._database.transaction(None, operation="select", table="openclaw_sessions") as reader:
-            elsewhere = (
-                await reader.execute(select(table.c.session_id).where(table.c.session_id == id, alive()))
-            ).first()
-        if elsewhere is None:
-            return Refused(not_found("no such session"))
-        return Refused(forbidden("this session belongs to another organization"))
-
     @asynccontextmanager
     async def _settling(self, holds: Sequence[Hold]) -> AsyncIterator[None]:
         """Give the holds back where the block fails: then they have charged nothing."""
@@ -311,12 +287,6 @@ class SqlSessions:
                 except GatewayError as error:
                     self._host.logger.warning("holds could not be given back and will expire", exc_info=error)
             raise
-
-    def _bounded(self, metadata: Mapping[str, Any]) -> None:
-        size = len(msgspec.json.encode(metadata))
-        if size > self._config.max_metadata:
-            limit = int(self._config.max_metadata)
-            raise Refused(bad_request(f"metadata: {size} bytes as JSON, at most {limit}", param="metadata"))
 
     def _lasting(self, ttl: float | None) -> float:
         if ttl is None:

@@ -1,0 +1,242 @@
+"""uvicorn's HTTP protocol with the bounds that it lacks: deadlines, header budget, strict framing, connection caps.
+
+A request that breaks a bound is answered once and its connection closed; nothing after the first malformed byte is
+ever taken for a request. It decides nothing about a well-formed request: that is the pipeline's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from openclaw_gateway.config.document import EdgeSettings
+from openclaw_gateway.refusals import Refusal
+
+_IDLE, _HEADERS, _BODY = range(3)
+
+#: RFC 9112 3.2 wants exactly one valid Host; this is the syntax of RFC 3986 3.2.2 for names and addresses
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
+
+
+class Edge(HttpToolsProtocol):
+    """One connection. `for_settings` makes the class that a server uses."""
+
+    settings: EdgeSettings
+    #: open connections by the address of the peer, of one server
+    peers: Counter[str]
+
+    @classmethod
+    def for_settings(cls, settings: EdgeSettings) -> type[Edge]:
+        return type("Edge", (cls,), {"settings": settings, "peers": Counter()})
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._phase = _IDLE
+        self._since = 0.0
+        self._progress = 0.0
+        self._size = 0
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+        self._refusal: Refusal | None = None
+        self._peer = ""
+
+    # --- connection -----------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._peer = self.client[0] if self.client else ""
+        self.peers[self._peer] += 1
+        settings = self.settings
+        if len(self.connections) > settings.max_connections:
+            self._refuse(503, "SERVICE_UNAVAILABLE", "too many connections", retry_after=1.0)
+        elif self.peers[self._peer] > settings.max_connections_per_address:
+            self._refuse(503, "SERVICE_UNAVAILABLE", "too many connections from this address", retry_after=1.0)
+        else:
+            self._deadline = self.loop.call_later(settings.first_byte, self._silent)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        self._writes_again()
+        self.peers[self._peer] -= 1
+        if not self.peers[self._peer]:
+            del self.peers[self._peer]
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
+        super().data_received(data)
+        # A request that came in one piece is complete by now: only unfinished ones cost a timer.
+        if self._phase == _IDLE:
+            if self._deadline is not None:
+                self._disarm()
+        else:
+            self._progress = self.loop.time()
+            if self._deadline is None or self._since == 0.0:
+                self._disarm()
+                self._since = self._progress
+                self._arm()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._phase = _IDLE
+        self._disarm()
+        super().handle_websocket_upgrade()
+
+    # --- framing --------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._phase = _HEADERS
+        self._since = 0.0
+        self._size = 0
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > self.settings.max_target:
+            self._break(414, "BAD_REQUEST", f"the request target is longer than {self.settings.max_target} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._size += len(name) + len(value) + 4
+        if self._size > self.settings.max_header_bytes or len(self.headers) > self.settings.max_headers:
+            self._break(431, "BAD_REQUEST", "the request headers are too large")
+
+    def on_headers_complete(self) -> None:
+        hosts = lengths = codings = 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+                if _HOST.fullmatch(value) is None:
+                    self._break(400, "BAD_REQUEST", "the Host header is not valid")
+                if self.settings.allowed_hosts and not self._allowed(value):
+                    self._break(400, "BAD_REQUEST", "this host is not served here")
+            elif name == b"content-length":
+                lengths += 1
+            elif name == b"transfer-encoding":
+                codings += 1
+                if value.strip().lower() != b"chunked":
+                    self._break(400, "BAD_REQUEST", "only the transfer coding chunked is understood")
+        if hosts > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
+            self._break(400, "BAD_REQUEST", "exactly one Host header is needed")
+        if lengths > 1 or codings > 1 or (lengths and codings):
+            # RFC 9112 6.1: both together are how requests are smuggled past a proxy.
+            self._break(400, "BAD_REQUEST", "the length of the request is ambiguous")
+        if self.parser.get_method() in (b"CONNECT", b"TRACE"):
+            self._break(405, "METHOD_NOT_ALLOWED", "this method is not possible here")
+        super().on_headers_complete()
+        self._phase = _BODY
+        self._since = 0.0
+
+    def on_message_complete(self) -> None:
+        self._phase = _IDLE
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._refusal is None:
+            self._refusal = _refusal(400, "BAD_REQUEST", "the request is not valid HTTP/1.1")
+        self._answer(self._refusal)
+
+    # --- deadlines ------------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(self.settings.write_idle, self._stall)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._writes_again()
+
+    def _arm(self) -> None:
+        self._deadline = self.loop.call_later(self._left(), self._check)
+
+    def _left(self) -> float:
+        settings = self.settings
+        now = self.loop.time()
+        if self._phase == _HEADERS:
+            return self._since + settings.headers - now
+        return min(self._progress + settings.body_idle, self._since + settings.body_total) - now
+
+    def _check(self) -> None:
+        self._deadline = None
+        if self._phase == _IDLE or self.transport.is_closing():
+            return
+        # While we ourselves do not read (the handler is slow), the client cannot make progress.
+        if self.flow.read_paused:
+            self._progress = self._since = self.loop.time()
+        if self._left() > 0.001:
+            self._arm()
+            return
+        if self.cycle is not None and self.cycle.response_started:
+            self.transport.abort()
+        else:
+            self._refuse(408, "BAD_REQUEST", "the request did not come in time")
+
+    def _silent(self) -> None:
+        self._deadline = None
+        if self._phase == _IDLE and not self.transport.is_closing():
+            self.transport.close()
+
+    def _stall(self) -> None:
+        # A peer that takes nothing for so long would hold memory and a turn for as long as it likes.
+        self.transport.abort()
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _writes_again(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    # --- refusals -------------------------------------------------------------------------------
+
+    def _allowed(self, host: bytes) -> bool:
+        name = host.decode("ascii").lower()
+        return name in self.settings.allowed_hosts or name.rsplit(":", 1)[0] in self.settings.allowed_hosts
+
+    def _break(self, status: int, code: str, message: str) -> None:
+        """Stop parsing: the parser turns what is raised here into a call of `send_400_response`."""
+        self._refusal = _refusal(status, code, message)
+        raise ValueError(message)
+
+    def _refuse(self, status: int, code: str, message: str, retry_after: float | None = None) -> None:
+        self._refusal = _refusal(status, code, message, retry_after)
+        self._answer(self._refusal)
+
+    def _answer(self, refusal: Refusal) -> None:
+        self._phase = _IDLE
+        self._disarm()
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self.cycle.response_started or self.pipeline:
+                # An answer is on its way on this connection: its bytes and ours must not mix.
+                self.transport.abort()
+                return
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        headers, body = refusal.render("", None)
+        lines = [f"HTTP/1.1 {refusal.status} {_PHRASES[refusal.status]}\r\n".encode()]
+        lines += [name + b": " + value + b"\r\n" for name, value in (*headers, (b"connection", b"close"))]
+        self.transport.write(b"".join([*lines, b"\r\n", body]))
+        self.transport.close()
+
+
+_PHRASES = {
+    400: "Bad Request",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    414: "URI Too Long",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+
+
+def _refusal(status: int, code: str, message: str, retry_after: float | None = None) -> Refusal:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return Refusal(status=status, code=code, type=kind, message=message, retry_after=retry_after)

@@ -1,0 +1,62 @@
+"""What travels through the lane of the durable account: reservations, and what becomes of holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+
+from openclaw_gateway.api import Balance, Hold, Take
+from openclaw_plugins.accounts.ledger import Key, Resolution, hold_key, key_of
+
+
+class Work:
+    """Something on its way through the lane, and who waits for it."""
+
+    __slots__ = ("abandoned", "done")
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.abandoned = False
+
+    def succeed(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class Reservation(Work):
+    """A wish to hold; `balances` and `holds` are the answer."""
+
+    __slots__ = ("balances", "holds", "organization", "takes")
+
+    def __init__(self, organization: str, takes: Sequence[Take]) -> None:
+        super().__init__()
+        self.organization = organization
+        self.takes = takes
+        self.balances: Sequence[Balance] = ()
+        self.holds: Sequence[Hold] = ()
+
+    def keys(self, now: datetime) -> list[Key]:
+        return [key_of(self.organization, take, now) for take in self.takes]
+
+
+class Settlement(Work):
+    """Holds to be committed or voided."""
+
+    __slots__ = ("holder", "holds", "how", "lives_until")
+
+    def __init__(
+        self, holds: Sequence[Hold], how: Resolution, lives_until: datetime | None, holder: str | None
+    ) -> None:
+        super().__init__()
+        self.holds = holds
+        self.how: Resolution = how
+        self.lives_until = lives_until
+        self.holder = holder
+
+    def keys(self, _: datetime) -> list[Key]:
+        return [hold_key(hold) for hold in self.holds]

@@ -1,0 +1,326 @@
+"""One open socket: a task that reads, a task that writes, and one that keeps its place and sees that it ends.
+
+It never buffers without end: what a slow reader does not take in time closes its socket. Its turns belong to the
+session, not to the socket: they are finished and stored also when it is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from openclaw_gateway.api import (
+    PRINCIPAL,
+    REQUEST_ID,
+    TIER,
+    Event,
+    Exchange,
+    Host,
+    Refusal,
+    StoreUnavailable,
+    Subscription,
+    bad_request,
+    not_found,
+    unavailable,
+)
+from openclaw_plugins.realtime.frames import (
+    Cancel,
+    GoingAway,
+    Inbound,
+    Outbound,
+    Ping,
+    Pong,
+    Resume,
+    SendMessage,
+    Unreadable,
+    encode,
+    failed,
+    read,
+)
+from openclaw_plugins.realtime.numbers import Numbers
+from openclaw_plugins.realtime.outbox import Outbox
+from openclaw_plugins.realtime.turns import SocketTurns
+
+GOING_AWAY, NO_BINARY, NOT_ALLOWED, INTERNAL, OVERLOAD = 1001, 1003, 1008, 1011, 1013
+
+#: to hand the last frames to a peer before its socket is closed
+_FLUSH = 1.0
+#: part of its time to live that a lease may reach without being renewed; past it, its holder ends by itself
+_FENCE = 5 / 6
+
+_RESUMED = bad_request("a connection can be resumed once", param="type")
+_UNREPLAYABLE = Refusal(
+    status=410,
+    code="RESUME_UNAVAILABLE",
+    type="invalid_request_error",
+    message="the events after lastSeq are not all kept any more; read the session's history",
+    param="lastSeq",
+)
+_LEAVING = unavailable("the gateway is shutting down; connect again", retry_after=1.0)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one socket may take of the process. Times in seconds."""
+
+    max_frames: int
+    max_bytes: int
+    stall: float
+    idle: float
+
+
+class Connection:
+    """Serves one accepted socket until either side ends it."""
+
+    def __init__(
+        self,
+        x: Exchange,
+        receive: Callable[[], Any],
+        send: Callable[[Any], Any],
+        *,
+        host: Host,
+        limits: Limits,
+        numbers: Numbers,
+        turns: SocketTurns,
+    ) -> None:
+        self.x = x
+        self.principal = x[PRINCIPAL]
+        self._tier = x[TIER].name
+        self._receive = receive
+        self._send = send
+        self._host = host
+        self._limits = limits
+        self._numbers = numbers
+        self._turns = turns
+        self._outbox = Outbox(limits.max_frames, limits.max_bytes)
+        self._loop = asyncio.get_running_loop()
+        #: code and reason of the close that we decided; None where the peer left
+        self._end: asyncio.Future[tuple[int, str] | None] = self._loop.create_future()
+        self._subscription: Subscription | None = None
+        #: live events that wait until a replay is through
+        self._held: deque[Event] | None = None
+        self._resumed = False
+        self._leaving = False
+        now = self._loop.time()
+        self._renewed = self._heard = now
+        #: since when the peer has not taken a frame that we are handing it
+        self._sending: float | None = None
+        ttl = x.receipt.lease_ttl if x.receipt is not None else None
+        self._lease_ttl = ttl
+
+    # --- for the plugin -------------------------------------------------------------------------
+
+    async def run(self, subscription: Subscription, after: int | None) -> None:
+        """Serve the socket. Raises only when it is cancelled."""
+        self._subscription = subscription
+        self._numbers.opened(self._tier)
+        started = self._loop.time()
+        tasks = [asyncio.create_task(self._read(after)), asyncio.create_task(self._write())]
+        for task in tasks:
+            task.add_done_callback(self._task_ended)
+        try:
+            while not self._end.done():
+                await asyncio.wait([self._end], timeout=self._next_look())
+                if not self._end.done():
+                    await self._look()
+        finally:
+            subscription.close()
+            self._turns.detach()
+            tasks[0].cancel()
+            if not self._end.done():
+                self._end.set_result(None)
+            await self._finish(tasks[1])
+            self._numbers.closed(self._tier, self._loop.time() - started)
+
+    def deliver(self, event: Event) -> None:
+        """Take an event of the session."""
+        if self._held is not None:
+            if len(self._held) >= self._limits.max_frames:
+                self.close(OVERLOAD, "slow reader")
+            else:
+                self._held.append(event)
+            return
+        self._put(event.type, event.body)
+
+    def send(self, frame: Outbound) -> None:
+        """Put a frame of this socket alone in the queue; says nothing to one that is closed."""
+        self._put(frame.__struct_config__.tag, encode(frame))  # type: ignore[arg-type]
+
+    def refuse(self, refusal: Refusal, ref: str | None) -> None:
+        """Put an `error` frame in the queue."""
+        self.send(failed(refusal, ref=ref, request_id=self.x.get(REQUEST_ID)))
+
+    def close(self, code: int, reason: str) -> None:
+        """End the socket; the first who says so names the code."""
+        if not self._end.done():
+            self._end.set_result((code, reason))
+
+    async def room(self) -> None:
+        """Wait until the peer has taken what it was sent before, at most until it is given up."""
+        if not self._outbox.has_room and not self._end.done():
+            waiting = asyncio.ensure_future(self._outbox.room())
+            either: list[asyncio.Future[Any]] = [waiting, self._end]
+            try:
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiting.cancel()
+
+    async def leave(self, retry_after: float) -> None:
+        """Say that the gateway goes away, let running turns end, and close. Cancelled where that takes too long."""
+        self._leaving = True
+        self.send(GoingAway(message="the gateway is shutting down", retry_after=retry_after))
+        self._turns.refuse_waiting(_LEAVING)
+        await self._turns.ended()
+        self.close(GOING_AWAY, "going away")
+
+    # --- tasks ----------------------------------------------------------------------------------
+
+    async def _read(self, after: int | None) -> None:
+        if after is not None and (refused := await self._resume(after)) is not None:
+            self.refuse(refused, None)
+        while True:
+            message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                if not self._end.done():
+                    self._end.set_result(None)
+                return
+            text = message.get("text")
+            if text is None:
+                self.close(NO_BINARY, "binary frames are not understood")
+                return
+            self._heard = self._loop.time()
+            await self._take(text)
+
+    async def _write(self) -> None:
+        while (frame := await self._outbox.get()) is not None:
+            self._sending = self._loop.time()
+            with suppress(OSError):  # the peer has gone: the reader learns it
+                await self._send({"type": "websocket.send", "text": frame.decode()})
+            self._sending = None
+            self.x.outcome.bytes_sent += len(frame)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        self._host.logger.error("a socket failed", exc_info=error, extra={"fields": self._fields()})
+        self.close(INTERNAL, "internal error")
+
+    async def _finish(self, writer: asyncio.Task[None]) -> None:
+        end = self._end.result()
+        if end is not None and end[0] != OVERLOAD:
+            self._outbox.finish()
+            await asyncio.wait([writer], timeout=_FLUSH)
+        writer.cancel()
+        if end is not None:
+            code, reason = end
+            with suppress(OSError, RuntimeError):  # it may have gone meanwhile
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})
+
+    # --- keeping its place ----------------------------------------------------------------------
+
+    def _next_look(self) -> float:
+        now = self._loop.time()
+        due = [self._heard + self._limits.idle - now, self._limits.stall / 2]
+        if self._lease_ttl is not None:
+            # A renewal that failed is tried again sooner than the next one would be.
+            due.append(self._renewed + self._lease_ttl / 3 - now if now - self._renewed < self._lease_ttl / 3 else 1.0)
+        if self.principal.expires_at is not None:
+            due.append(self.principal.expires_at - self._host.clock.now())
+        return max(0.01, min(due))
+
+    async def _look(self) -> None:
+        now = self._loop.time()
+        expires = self.principal.expires_at
+        if expires is not None and expires <= self._host.clock.now():
+            self.close(NOT_ALLOWED, "the credential has expired")
+        elif self._sending is not None and now - self._sending >= self._limits.stall:
+            self.close(OVERLOAD, "slow reader")
+        elif now - self._heard >= self._limits.idle and not self._turns.running:
+            self.close(GOING_AWAY, "idle")
+        elif self._lease_ttl is not None and now - self._renewed >= self._lease_ttl / 3:
+            await self._renew(now, self._lease_ttl)
+
+    async def _renew(self, now: float, ttl: float) -> None:
+        """Keep our place, or end before somebody else can have it."""
+        alive = now - self._renewed < _FENCE * ttl
+        if alive:
+            assert self.x.receipt is not None
+            try:
+                async with asyncio.timeout(ttl / 6):
+                    alive = await self.x.receipt.renew_leases()
+                    self._renewed = now
+            except (TimeoutError, StoreUnavailable) as error:
+                self._host.logger.warning("a socket's place could not be renewed", exc_info=error)
+        if not alive:
+            self.close(OVERLOAD, "its place was lost; connect again")
+
+    # --- frames ---------------------------------------------------------------------------------
+
+    async def _take(self, text: str) -> None:
+        frame = read(text)
+        self._numbers.frame("inbound", "invalid" if isinstance(frame, Unreadable) else _type(frame))
+        runner = self._host.gateway.runner
+        x, refused = await runner.message(self.x)
+        x.outcome.status = 200
+        ref = frame.id if isinstance(frame, SendMessage) else getattr(frame, "ref", None)
+        if refused is None:
+            if isinstance(frame, Unreadable):
+                refused = frame.refusal
+            elif isinstance(frame, SendMessage):
+                refused = _LEAVING if self._leaving else self._turns.add(self, x, frame, size=len(text))
+                if refused is None:
+                    return  # the turn completes its exchange
+            elif isinstance(frame, Cancel):
+                refused = None if self._turns.cancel(frame.ref) else not_found("no such turn runs here")
+            elif isinstance(frame, Resume):
+                refused = await self._resume(frame.last_seq)
+            else:
+                self.send(Pong())
+        if refused is not None:
+            x.outcome.status, x.outcome.error_code = refused.status, refused.code
+            self.refuse(refused, ref)
+        await runner.complete(x)
+
+    async def _resume(self, after: int) -> Refusal | None:
+        """Send again what this socket has not had, in order, before anything newer."""
+        if self._resumed or self._subscription is None:
+            return _RESUMED
+        self._resumed = True
+        held = self._held = deque()
+        refused: Refusal | None = None
+        try:
+            events = await self._subscription.replay(after)
+        except StoreUnavailable as error:
+            events, refused = (), unavailable(f"the {error.store} does not answer; try again shortly")
+        else:
+            refused = _UNREPLAYABLE if events is None else None
+        for event in events or ():
+            await self.room()
+            self._put(event.type, event.body)
+        while held:
+            event = held.popleft()
+            self._put(event.type, event.body)
+            await self.room()
+        self._held = None
+        return refused
+
+    def _put(self, type: str, frame: bytes) -> None:
+        if self._end.done():
+            return
+        if self._outbox.put(frame):
+            self._numbers.frame("outbound", type)
+        else:
+            self.close(OVERLOAD, "slow reader")
+
+    def _fields(self) -> dict[str, Any]:
+        return {"requestId": self.x.get(REQUEST_ID)}
+
+
+def _type(frame: Inbound) -> str:
+    if isinstance(frame, SendMessage):
+        return "message"
+    return "ping" if isinstance(frame, Ping) else "cancel" if isinstance(frame, Cancel) else "resume"

@@ -1,0 +1,150 @@
+"""The HTTP edge over raw sockets: what is malformed is refused, what is slow is closed, what is good is served."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from small import CONFIG, TIERS
+
+from openclaw_gateway.testing import build, configuration, serving
+
+pytestmark = pytest.mark.usefixtures("small")
+
+GOOD = b"GET /open HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture
+async def port(tmp_path: Path, small: None) -> AsyncIterator[int]:
+    edit = {
+        "gateway.edge": {
+            "first_byte": "300ms",
+            "headers": "400ms",
+            "body_idle": "300ms",
+            "body_total": "900ms",
+            "max_connections_per_address": 8,
+        }
+    }
+    async with serving(build(configuration(tmp_path, toml=CONFIG, edit=edit, tiers=TIERS))) as url:
+        yield int(url.rsplit(":", 1)[1])
+
+
+async def exchange(port: int, *pieces: bytes | float, wait: float = 3.0) -> bytes:
+    """Send pieces (numbers are pauses in seconds) and return all that comes until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                writer.write(piece)
+            else:
+                await asyncio.sleep(piece)
+        return await asyncio.wait_for(reader.read(), wait)
+    except ConnectionResetError:
+        return b"(reset)"
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /open HTTP/1.1\r\n\r\n", 400),
+        (b"GET /open HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET /open HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+        (b"GET /open HTTP/1.1\r\nHost: \r\n\r\n", 400),
+        (b"GET /open HTTP/1.1\r\nHost: a/../b\r\n\r\n", 400),
+        (b"POST /things HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\n\r\nhello", 400),
+        (b"POST /things HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello", 400),
+        (b"POST /things HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", 400),
+        (b"POST /things HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST /things HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST /things HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400),
+        (b"POST /things HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST /things HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n", 400),
+        (b"POST /things HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
+        (b"GET /open HTTP/1.1\r\nHost: a\r\nX: 1\r\n folded\r\n\r\n", 400),
+        (b"GET /open HTTP/1.1\nHost: a\n\n", 400),
+        (b"GET /open HTTP/1.1\r\nHost: a\r\nBad Header: 1\r\n\r\n", 400),
+        (b"GET /open HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n", 400),
+        (b"GET /open HTTP/9.9\r\nHost: a\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00", 400),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (b"GET /open HTTP/1.1\r\nHost: a\r\n" + b"X: 1\r\n" * 120 + b"\r\n", 431),
+        (b"GET /open HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431),
+        (b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        (b"TRACE /open HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+    ],
+)
+async def test_malformed_requests_are_refused_and_the_connection_closed(
+    port: int, request_: bytes, status: int
+) -> None:
+    # A second request behind the bad one must never be answered: that is how requests are smuggled.
+    answer = await exchange(port, request_ + GOOD)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer[:200]
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"application/problem+json" in answer
+    assert b"connection: close" in answer
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GOOD,
+        b"GET http://localhost/open HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /open HTTP/1.0\r\n\r\n",
+        b"GET /open HTTP/1.1\r\nHost: [::1]:9090\r\n\r\n",
+        b"GET /open?q=1 HTTP/1.1\r\nHost: a.example:80\r\nConnection: close\r\n\r\n",
+    ],
+)
+async def test_good_requests_are_served(port: int, request_: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request_)
+    assert (await reader.readline()).split(b" ", 1)[1] == b"200 OK\r\n"
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (),
+        (b"G",),
+        (b"GET /open HTTP/1.1\r\nHost: a\r\n", 0.1, b"X: 1\r\n", 0.1, b"Y: 1\r\n", 0.1, b"Z: 1\r\n", 0.3),
+        (b"POST /things HTTP/1.1\r\nHost: a\r\nX-Org: o\r\nContent-Length: 50\r\n\r\n", b"half"),
+        (
+            b"POST /things HTTP/1.1\r\nHost: a\r\nX-Org: o\r\nContent-Length: 50\r\n\r\n",
+            *[piece for _ in range(5) for piece in (b"x", 0.2)],
+        ),
+    ],
+    ids=["silent", "one byte", "slow headers", "stalled body", "slow body"],
+)
+async def test_slow_clients_are_closed_on_their_deadline(port: int, pieces: tuple[bytes | float, ...]) -> None:
+    begun = time.monotonic()
+    await exchange(port, *pieces)
+    assert time.monotonic() - begun < 2.5
+
+
+async def test_a_request_in_small_pieces_within_the_deadline_is_served(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for i in range(len(GOOD)):
+        writer.write(GOOD[i : i + 1])
+        if i % 10 == 0:
+            await asyncio.sleep(0.01)
+    assert b" 200 " in await reader.readline()
+    writer.close()
+
+
+async def test_connections_of_one_address_are_capped_and_freed(port: int) -> None:
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+    answer = await exchange(port)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 1" in answer
+    for _, writer in held:
+        writer.close()
+    await asyncio.sleep(0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(GOOD)
+    assert b" 200 " in await reader.readline()
+    writer.close()
