@@ -1,5 +1,6 @@
 """Everything that a plugin may import, in one list. What is not here may change without notice."""
 
+from openclaw_gateway.api_keys import AuditEntry, By, IssuedKey, KeyRecord, KeyStore, NotGrantable, UnknownKey
 from openclaw_gateway.assets import asset
 from openclaw_gateway.capabilities import (
     Accounts,
@@ -33,6 +34,7 @@ from openclaw_gateway.errors import (
     StoreBusy,
     StoreUnavailable,
     UpstreamFailed,
+    UpstreamReason,
 )
 from openclaw_gateway.exchange import Exchange, Fact, Outcome, Reply, ResponseHead
 from openclaw_gateway.facts import PRINCIPAL, REQUEST_ID, SESSION_ID, TIER, TRACE_ID, Principal
@@ -52,6 +54,7 @@ from openclaw_gateway.meters import (
     Meter,
     Take,
 )
+from openclaw_gateway.models import MODEL_USE, ModelUse
 from openclaw_gateway.refusals import (
     Refusal,
     bad_request,
@@ -63,10 +66,26 @@ from openclaw_gateway.refusals import (
     unavailable,
 )
 from openclaw_gateway.routes import Route, declared
+from openclaw_gateway.skills import (
+    Execution,
+    ExecutionStatus,
+    MessageSearch,
+    Skill,
+    SkillCall,
+    SkillFailed,
+    SkillHistory,
+    SkillInfo,
+    SkillParamsRefused,
+    SkillRun,
+    SkillRunner,
+    SkillSource,
+    as_text,
+)
 from openclaw_gateway.tiers import Tier
 
 __all__ = [
     "MESSAGES",
+    "MODEL_USE",
     "PRINCIPAL",
     "REQUESTS",
     "REQUEST_ID",
@@ -79,8 +98,10 @@ __all__ = [
     "WS_CONNECTIONS",
     "WS_MESSAGES",
     "Accounts",
+    "AuditEntry",
     "Authenticator",
     "Balance",
+    "By",
     "Charge",
     "Clock",
     "Conversation",
@@ -91,17 +112,25 @@ __all__ = [
     "Event",
     "EventBus",
     "Exchange",
+    "Execution",
+    "ExecutionStatus",
     "Fact",
     "GatewayError",
     "HealthCheck",
     "Hold",
     "Host",
+    "IssuedKey",
+    "KeyRecord",
+    "KeyStore",
     "Limit",
     "Message",
+    "MessageSearch",
     "Meter",
     "ModelCall",
     "ModelProvider",
+    "ModelUse",
     "NewMessage",
+    "NotGrantable",
     "Outcome",
     "Page",
     "PluginConfig",
@@ -117,6 +146,15 @@ __all__ = [
     "Session",
     "SessionStore",
     "Size",
+    "Skill",
+    "SkillCall",
+    "SkillFailed",
+    "SkillHistory",
+    "SkillInfo",
+    "SkillParamsRefused",
+    "SkillRun",
+    "SkillRunner",
+    "SkillSource",
     "StartFailed",
     "StoreBusy",
     "StoreUnavailable",
@@ -125,7 +163,10 @@ __all__ = [
     "Take",
     "Tier",
     "TurnEnd",
+    "UnknownKey",
     "UpstreamFailed",
+    "UpstreamReason",
+    "as_text",
     "asset",
     "bad_request",
     "conflict",

@@ -14,7 +14,7 @@ A driver's own exception never leaves the plugin that owns the driver: it become
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from openclaw_gateway.config.problems import Problem
@@ -53,10 +53,28 @@ class StoreBusy(StoreUnavailable):
     """The pool in front of a healthy store is exhausted: back-pressure, not an outage."""
 
 
+#: failed: it said so; broken: its answer ended or made no sense; silent: a time ran out; busy: no place for one more
+#: call; resting: it failed too often of late; the last three are refusals of the request itself
+UpstreamReason = Literal[
+    "failed",
+    "broken",
+    "unreachable",
+    "silent",
+    "rate_limited",
+    "credential",
+    "busy",
+    "resting",
+    "request",
+    "too_long",
+    "filtered",
+]
+
+
 class UpstreamFailed(GatewayError):
     """An upstream refused, failed or timed out.
 
-    `status` is what our client gets; an upstream's own 401 or 403 is never passed on as ours.
+    `status` is what our client gets; an upstream's own 401 or 403 is never passed on as ours. `reason` is what
+    decides whether it is asked again, or another one in its place.
     """
 
     def __init__(
@@ -68,7 +86,9 @@ class UpstreamFailed(GatewayError):
         type: str = "server_error",
         param: str | None = None,
         retry_after: float | None = None,
+        reason: UpstreamReason = "failed",
     ) -> None:
+        self.reason: UpstreamReason = reason
         self.status = status
         self.code = code
         self.type = type

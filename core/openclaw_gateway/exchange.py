@@ -97,6 +97,7 @@ class Exchange:
         "route",
         "scope",
         "started",
+        "timings",
         "trusted_peer",
     )
 
@@ -119,6 +120,8 @@ class Exchange:
         self.refusal: Refusal | None = None
         #: for kind "message": the exchange of the handshake
         self.parent: Exchange | None = None
+        #: seconds by stage, where this exchange is one whose steps are timed
+        self.timings: dict[str, float] | None = None
         self._facts: dict[Fact[Any], Any] = {}
 
     def __getitem__(self, fact: Fact[T]) -> T:

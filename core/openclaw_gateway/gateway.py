@@ -38,7 +38,7 @@ from openclaw_gateway.pipeline import (
 )
 from openclaw_gateway.response import log_fault, refusal_of
 from openclaw_gateway.routes import Route, bound_routes
-from openclaw_gateway.runner import Runner
+from openclaw_gateway.runner import Runner, stage_seconds
 from openclaw_gateway.structs import Finding
 
 T = TypeVar("T")
@@ -256,7 +256,18 @@ class Gateway:
         self.admission.by_meter, self.admission.whole = plans_by_meter(self.steps, self.tiers, meters)
         *served, unmatched = compiled
         table = {(id(c.handler), c.route.path): c for c in served}
-        runner = Runner(self.app, table, unmatched, self.admission, Peers(networks), self.clock, stand_in=stand_in)
+        runner = Runner(
+            self.app,
+            table,
+            unmatched,
+            self.admission,
+            Peers(networks),
+            self.clock,
+            stand_in=stand_in,
+            stages=stage_seconds(self.registry),
+            sampling=settings.stage_sampling,
+            server_timing=settings.server_timing,
+        )
         return tuple(c.route for c in served), tuple(proofs), runner
 
     def _each(self, hook: str) -> list[Any]:

@@ -36,7 +36,7 @@ class Host:
         instances: Mapping[str, Any],
         registry: CollectorRegistry,
         clock: Clock,
-        metrics: dict[str, Any],
+        metrics: dict[str, Any] | None = None,
     ) -> None:
         self.id = id
         self.document = document
@@ -48,7 +48,7 @@ class Host:
         self.logger = logging.getLogger(f"openclaw.{id}")
         self.gateway: Gateway
         self._instances = instances
-        self._metrics = metrics
+        self._metrics = metrics if metrics is not None else {}
 
     @property
     def settings(self) -> GatewaySettings:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from openclaw_gateway.config.document import Document, Model
+from openclaw_gateway.config.document import DeclaredSkill, Document, Model
 from openclaw_gateway.config.layers import FromEnvironment, Layers
 from openclaw_gateway.config.problems import Problem
 from openclaw_gateway.config.units import Duration, Secret, Size, decoder
@@ -65,7 +65,7 @@ class _Load:
         self.directory = layers.file.path.parent
         self.dec_hook = decoder(self.directory)
         self.problems: list[Problem] = list(layers.problems)
-        #: ids of the plugins that [models] names
+        #: ids of the plugins that [models] and [skills] name
         self.providers: list[str] = []
 
     def run(self) -> tuple[Loaded | None, list[Problem]]:
@@ -175,15 +175,24 @@ class _Load:
             if definition.config is not None:
                 for (name, capability), keys in _located(definition.config, ("plugins", definition.id)):
                     self.check_reference(keys, name, capability, definitions)
-        models = tree.get("models")
-        for alias, model in (models if isinstance(models, dict) else {}).items():
-            for field in msgspec.structs.fields(Model):
+        for section, struct in (("models", Model), ("skills", DeclaredSkill)):
+            self.check_providers(section, struct, tree, definitions)
+
+    def check_providers(
+        self,
+        section: str,
+        struct: type[msgspec.Struct],
+        tree: Mapping[str, Any],
+        definitions: Mapping[str, Definition],
+    ) -> None:
+        tables = tree.get(section)
+        for name, table in (tables if isinstance(tables, dict) else {}).items():
+            for field in msgspec.structs.fields(struct):
                 for capability in _capabilities(field.type):
-                    provider = model.get(field.encode_name) if isinstance(model, dict) else None
+                    provider = table.get(field.encode_name) if isinstance(table, dict) else None
                     if isinstance(provider, str):
                         self.providers.append(provider)
-                        keys = ("models", alias, field.encode_name)
-                        self.check_reference(keys, provider, capability, definitions)
+                        self.check_reference((section, name, field.encode_name), provider, capability, definitions)
 
     def check_reference(
         self, keys: tuple[str | int, ...], name: str, capability: type, definitions: Mapping[str, Definition]
@@ -224,7 +233,7 @@ class _Load:
             path.pop()
             ordered[id] = definitions[id]
 
-        # Providers first: whoever runs models is built after them, and closed before them.
+        # Providers first: whoever runs models or skills is built after them, and closed before them.
         for id in (*self.providers, *definitions):
             visit(id)
         return tuple(ordered.values())

@@ -26,9 +26,10 @@ class Response:
     byte, so that what a client was told is done is also accounted for.
     """
 
-    __slots__ = ("_held", "_send", "_x", "entered", "finished", "started")
+    __slots__ = ("_held", "_send", "_timing", "_x", "entered", "finished", "started")
 
-    def __init__(self, x: Exchange, send: Send) -> None:
+    def __init__(self, x: Exchange, send: Send, timing: bool = False) -> None:
+        self._timing = timing
         self._x = x
         self._send = send
         self._held: Message | None = None
@@ -118,6 +119,9 @@ class Response:
                     call.function(x, head)
                 except Exception as error:
                     logger.error("on_response of %s failed", call.step.id, exc_info=error)
+        if self._timing and x.timings is not None:
+            shown = ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in x.timings.items())
+            head.set(b"server-timing", shown.encode())
         x.outcome.status = head.status
         return head.headers
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from litestar.exceptions import MethodNotAllowedException
+from prometheus_client import CollectorRegistry, Histogram
 
 from openclaw_gateway.decoding import Disconnected
 from openclaw_gateway.errors import Refused, StoreUnavailable, UpstreamFailed
@@ -46,6 +47,9 @@ class Runner:
         clock: Clock,
         *,
         stand_in: tuple[Principal, Tier] | None,
+        stages: Histogram,
+        sampling: int,
+        server_timing: bool,
     ) -> None:
         self._app: Callable[[Any, Any, Any], Awaitable[None]] = app
         self._find = app.asgi_router.handle_routing
@@ -60,6 +64,10 @@ class Runner:
         self._monotonic = clock.monotonic
         #: who callers are where `insecure_dev` has switched authentication off
         self._stand_in = stand_in
+        self._sampling = 1 if server_timing else sampling
+        self._server_timing = server_timing
+        self._untimed = 0
+        self._stages = stages
         #: turned by the gateway when it drains: new work is refused
         self.draining = False
 
@@ -79,7 +87,12 @@ class Runner:
         x = Exchange("http", scope["method"], scope["path"], route, scope, started)
         x.client, x.trusted_peer = self._peers.client_of(scope)
         scope["exchange"] = x
-        response = Response(x, send)
+        if self._sampling:
+            self._untimed += 1
+            if self._untimed >= self._sampling:
+                self._untimed = 0
+                x.timings = {}
+        response = Response(x, send, self._server_timing)
         try:
             reply = await self._before(x, response)
             if reply is None:
@@ -124,48 +137,65 @@ class Runner:
         if self.draining and x.route.route.surface != "operations":
             response.entered = x.route.depth
             return unavailable("the gateway is shutting down", retry_after=5.0)
+        timings = x.timings
         for call in x.route.request:
             response.entered = call.index + 1
-            reply = await self._step(x, call)
+            if timings is not None:
+                begun = self._monotonic()
+                reply = await self._step(x, call)
+                timings[call.step.id] = self._monotonic() - begun
+            elif call.awaits:
+                reply = await self._step(x, call)
+            else:
+                try:
+                    reply = call.function(x)
+                except Exception as error:  # noqa: BLE001 - a step's fault is answered by its on_error
+                    reply = self._failed(x, call, error)
+                if reply is not None:
+                    reply = self._enforced(x, call, reply)
             if reply is not None:
                 return reply
         response.entered = x.route.depth
-        plans = x.route.plans
-        if plans:
-            tier = x.get(TIER)
-            if tier is None or PRINCIPAL not in x:
-                # Boot has proved the order; a step that failed under on_error = "allow" still leaves a gap.
-                return unavailable("the gateway cannot tell whom to charge")
-            return await self._admission.admit(x, plans[tier.name])
-        return None
+        if not x.route.plans:
+            return None
+        tier = x.get(TIER)
+        if tier is None or PRINCIPAL not in x:
+            # Boot has proved the order; a step that failed under on_error = "allow" still leaves a gap.
+            return unavailable("the gateway cannot tell whom to charge")
+        plan = x.route.plans[tier.name]
+        if timings is None:
+            return await self._admission.admit(x, plan)
+        begun = self._monotonic()
+        refusal = await self._admission.admit(x, plan)
+        timings["admission"] = self._monotonic() - begun
+        return refusal
 
     async def _step(self, x: Exchange, call: Call) -> Reply | Refusal | None:
-        step = call.step
         try:
             if call.awaits:
-                async with asyncio.timeout(step.settings.timeout):
+                async with asyncio.timeout(call.step.settings.timeout):
                     reply = await call.function(x)
             else:
                 reply = call.function(x)
-        except Exception as error:
-            logger.error(
-                "step %s failed",
-                step.id,
-                exc_info=error,
-                extra={"fields": {"step": step.id, "onError": step.settings.on_error, "requestId": x.get(REQUEST_ID)}},
-            )
-            if step.settings.on_error == "allow":
-                return None
-            x.outcome.refused_by = step.id
-            return refusal_of(error) if isinstance(error, Refused) else unavailable("a part of the gateway failed")
-        if reply is None:
+        except Exception as error:  # noqa: BLE001 - a step's fault is answered by its on_error, whatever it raised
+            reply = self._failed(x, call, error)
+        return None if reply is None else self._enforced(x, call, reply)
+
+    def _failed(self, x: Exchange, call: Call, error: Exception) -> Refusal | None:
+        step = call.step
+        fields = {"step": step.id, "onError": step.settings.on_error, "requestId": x.get(REQUEST_ID)}
+        logger.error("step %s failed", step.id, exc_info=error, extra={"fields": fields})
+        if step.settings.on_error == "allow":
             return None
+        return refusal_of(error) if isinstance(error, Refused) else unavailable("a part of the gateway failed")
+
+    def _enforced(self, x: Exchange, call: Call, reply: Reply | Refusal) -> Reply | Refusal | None:
+        step = call.step
         if not step.settings.enforce:
             logger.warning("step %s would refuse", step.id, extra={"fields": {"step": step.id, "enforced": False}})
             return None
         x.outcome.refused_by = step.id
-        found: Reply | Refusal = reply
-        return found
+        return reply
 
     async def _fault(self, x: Exchange, response: Response, error: Exception) -> None:
         refusal = refusal_of(error)
@@ -183,6 +213,9 @@ class Runner:
             await asyncio.shield(asyncio.ensure_future(self._settle(x)))
         outcome = x.outcome
         outcome.seconds = self._monotonic() - x.started
+        if x.timings is not None:
+            for stage, seconds in x.timings.items():
+                self._stages.labels(stage, "request").observe(seconds)
         for call in x.route.complete:
             try:
                 call.function(x, outcome)
@@ -263,3 +296,14 @@ class Runner:
     async def complete(self, x: Exchange) -> None:
         """Settle and complete a message exchange, exactly once."""
         await self._complete(x)
+
+
+def stage_seconds(registry: CollectorRegistry) -> Histogram:
+    """Make the metric of what each step costs."""
+    return Histogram(
+        "plugin_stage_duration_seconds",
+        "Time that one step of the pipeline took, of the requests that are sampled",
+        ("plugin", "stage"),
+        buckets=(0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0),
+        registry=registry,
+    )

@@ -24,6 +24,8 @@ class Socket(WebSocketsSansIOProtocol):
     async def send(self, message: Any) -> None:
         if message["type"] != "websocket.close":
             await super().send(message)
+            if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+                self.handshake_complete = True  # it was refused; the base would log that as an error of ours
             return
         # The base waits until the peer has read what was sent before; one that never reads would never be closed.
         self.writable.set()

@@ -89,17 +89,7 @@ What the host does around a step of the pipeline, whichever plugin it is.
 
 (StepSettings)
 
-## `[models.<alias>]`
-
-A model under the name that clients use.
-
-(Model)
-
-## `[targets.<name>]`
-
-An external service whose health the gateway reports.
-
-(Target)
+(sections)
 
 ## Tier files
 
@@ -176,14 +166,8 @@ def implemented(cls: Any) -> list[str]:
 
 
 def configuration_page() -> str:
-    tables = (
-        document.GatewaySettings,
-        document.StepSettings,
-        document.Model,
-        document.Target,
-    )
-    filled = CONFIGURATION
-    for struct in tables:
+    filled = CONFIGURATION.replace("(sections)", "\n".join(sections()))
+    for struct in (document.GatewaySettings, document.StepSettings):
         filled = filled.replace(f"({struct.__name__})", "\n".join(fields(struct)))
     out = [filled]
     for point, cls in bundled():
@@ -198,6 +182,16 @@ def configuration_page() -> str:
     return "\n".join(out)
 
 
+def sections() -> Iterator[str]:
+    """Yield the sections of the document that hold one table for each name, `[models.<alias>]` say."""
+    for field in msgspec.structs.fields(document.Document):
+        held = bare(field.type)
+        if get_origin(held) is dict and field.encode_name not in ("plugins", "steps"):
+            struct = get_args(held)[1]
+            title, _, text = first_sentence(struct).partition(": ")
+            yield from (f"## {title}", "", f"{text[:1].upper()}{text[1:]}", "", *fields(struct), "")
+
+
 def fields(struct: Any) -> Iterator[str]:
     yield "| key | type | default | |"
     yield "| --- | --- | --- | --- |"
@@ -206,8 +200,9 @@ def fields(struct: Any) -> Iterator[str]:
 
 def rows(struct: Any, prefix: str) -> Iterator[str]:
     for field in msgspec.structs.fields(struct):
-        if isinstance(field.default, msgspec.Struct):
-            yield from rows(type(field.default), f"{prefix}{field.encode_name}.")
+        inner = nested(field.type)
+        if inner is not None:
+            yield from rows(inner, f"{prefix}{field.encode_name}.")
             continue
         needed = capability(field.type)
         kind = f"id of a `{needed}`" if needed else describe(field.type).split(" (units:")[0]
@@ -215,6 +210,13 @@ def rows(struct: Any, prefix: str) -> Iterator[str]:
             kind = f"a list of ids, each of a `{needed}`"
         described = cell(description(field.type))
         yield f"| `{prefix}{field.encode_name}` | {cell(kind)} | {cell(default_of(field))} | {described} |"
+
+
+def nested(type: Any) -> Any:
+    """Return the Struct that a field holds, also where it may be left out."""
+    base = bare(type)
+    candidates = [base] if get_origin(base) in (None, list, tuple, dict) else get_args(base)
+    return next((one for one in candidates if inspect.isclass(one) and issubclass(one, msgspec.Struct)), None)
 
 
 def default_of(field: Any) -> str:

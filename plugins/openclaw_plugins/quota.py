@@ -74,14 +74,14 @@ class Quota:
             for tier, tables in host.limits().items()
         }
         labels = ("tier", "quota")
-        exceeded = Counter("quota_exceeded", "Requests that a quota refused.", labels, registry=host.registry)
-        usage = Gauge(
+        exceeded = host.metric(Counter, "quota_exceeded", "Requests that a quota refused.", labels)
+        usage = host.metric(
+            Gauge,
             "quota_usage",
             "Highest share of a quota that any one subject has used in its period, as seen by this process, 0 to 1.",
             labels,
-            registry=host.registry,
         )
-        height = Gauge("quota_limit", "What a quota allows in one period.", labels, registry=host.registry)
+        height = host.metric(Gauge, "quota_limit", "What a quota allows in one period.", labels)
         self._watched: dict[tuple[str, str], _Watched] = {}
         for tier, limits in self._limits.items():
             for limit in limits:

@@ -98,27 +98,23 @@ class RateLimit:
             tier: [_limit(f"{host.id}.{name}", name, table) for name, table in tables.items()]
             for tier, tables in host.limits().items()
         }
-        hits = Counter(
-            "rate_limit_hits", "Requests that a rate limit refused.", ("tier", "limit"), registry=host.registry
+        labels = ("tier", "limit")
+        hits = host.metric(Counter, "rate_limit_hits", "Requests that a rate limit refused.", labels)
+        shadow_hits = host.metric(
+            Counter, "rate_limit_shadow_hits", "Requests that a rate limit in shadow mode would have refused.", labels
         )
-        shadow_hits = Counter(
-            "rate_limit_shadow_hits",
-            "Requests that a rate limit in shadow mode would have refused.",
-            ("tier", "limit"),
-            registry=host.registry,
-        )
-        remaining = Gauge(
+        remaining = host.metric(
+            Gauge,
             "rate_limit_remaining",
             "Lowest share of a rate limit that any one subject had left within the last window or two, 0 to 1.",
-            ("tier", "limit"),
-            registry=host.registry,
+            labels,
         )
         self._watched: dict[tuple[str, str], _Watched] = {}
         for tier, limits in self._limits.items():
             for limit in limits:
-                labels = (tier, limit.name)
-                watched = self._watched[labels] = _Watched(limit, hits.labels(*labels), shadow_hits.labels(*labels))
-                remaining.labels(*labels).set_function(partial(watched.lowest, self._monotonic))
+                key = (tier, limit.name)
+                watched = self._watched[key] = _Watched(limit, hits.labels(*key), shadow_hits.labels(*key))
+                remaining.labels(*key).set_function(partial(watched.lowest, self._monotonic))
 
     @hookimpl
     def applies(self, route: Route) -> bool:

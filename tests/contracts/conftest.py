@@ -15,7 +15,7 @@ from servers import Postgres
 from openclaw_gateway.api import Host, Secret, SystemClock
 from openclaw_gateway.config.document import Document, GatewaySettings
 from openclaw_plugins.accounts.sql import SqlAccounts
-from openclaw_plugins.database import SqlDatabase
+from openclaw_plugins.database.pool import SqlDatabase
 from openclaw_plugins.sessions.sql import SqlSessions
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from openclaw_gateway.api import Host, Principal, Refusal, Tier
+from openclaw_gateway.api import Host, Principal, Refusal, Tier, UnknownKey
 from openclaw_gateway.config.document import Document, GatewaySettings
 from openclaw_gateway.exchange import Exchange
 from openclaw_gateway.pipeline import CompiledRoute
 from openclaw_gateway.routes import Route
 from openclaw_gateway.testing import ManualClock
 from openclaw_plugins.auth.api_key import ApiKeys
-from openclaw_plugins.auth.grants import UnknownKey
 
 ACME = {"organization": "acme", "user": "ada", "tier": "teams"}
 
@@ -43,6 +42,7 @@ async def keys(stores, tmp_path: Path) -> AsyncIterator[Keys]:
         tiers={"teams": Tier(name="teams", title="Teams", tables={})},
         instances=stores.instances,
         registry=stores.registry,
+        metrics=stores.metrics,
         clock=clock,
     )
     plugin = ApiKeys(ApiKeys.Config(), host)

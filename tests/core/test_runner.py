@@ -179,3 +179,16 @@ def _hooked(function: Any) -> Any:
     from openclaw_gateway.api import hookimpl
 
     return hookimpl(function)
+
+
+async def test_what_each_step_costs_is_visible(tmp_path: Path) -> None:
+    toml = CONFIG.replace("port = 0", "port = 0\nserver_timing = true")
+    gateway = build(configuration(tmp_path, toml=toml, tiers=TIERS))
+    async with serving(gateway) as url, aiohttp.ClientSession(url) as client:
+        async with client.post("/things", headers={"x-org": "a"}) as answer:
+            timed = [part.split(";dur=") for part in answer.headers["server-timing"].split(", ")]
+    assert [stage for stage, _ in timed] == ["named", "known", "ranked", "admission"]
+    assert all(float(milliseconds) >= 0 for _, milliseconds in timed)
+    for stage in ("named", "admission"):
+        labels = {"plugin": stage, "stage": "request"}
+        assert gateway.registry.get_sample_value("plugin_stage_duration_seconds_count", labels) == 1

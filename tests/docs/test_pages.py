@@ -28,7 +28,7 @@ def blocks() -> Iterator[Any]:
             yield pytest.param(text, id=f"{page.relative_to(ROOT)}-{i + 1}")
 
 
-@pytest.mark.parametrize("text", blocks())
+@pytest.mark.parametrize("text", list(blocks()))
 def test_toml_of_the_documents_passes_check(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block names its file in its first line. It is a whole file, or is laid over the shipped one."""
     first = text.splitlines()[0]

@@ -22,6 +22,7 @@ PAGES = ("README.md", "docs/tutorial/quickstart.md")
 BLOCK = re.compile(r"^<!-- (runs|prints) -->\n```(?:sh|text)\n(.*?)^```$", re.M | re.S)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the tour is made with curl, which is not installed here")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_print_what_it_says(page: str, tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def first_missing(expected: list[str], said: str) -> str | None:
     for wanted in expected:
         # An output line may be longer than what the page shows of it.
         pattern = re.compile(".*?".join(re.escape(part.strip(" ")) + r"\s*" for part in wanted.split("...")))
-        if not any(pattern.match(line) for line in lines):
+        if not any(pattern.match(line.strip()) for line in lines):
             return wanted
     return None
 
@@ -86,7 +87,7 @@ def run(command: list[str], folder: Path, port: str) -> None:
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, text=True, start_new_session=True
     )
     try:
-        shell.wait(timeout=90)
+        shell.wait(timeout=240)
     except subprocess.TimeoutExpired:
         pytest.fail(f"step {(folder / 'out' / 'last').read_text()} of the page does not end")
     finally:
@@ -97,6 +98,7 @@ def stop(shell: subprocess.Popen[str], folder: Path) -> None:
     # `set -m` gives each background job a group of its own, so the jobs are found by where they run.
     if shell.poll() is None:
         os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if (entry / "cwd").readlink().is_relative_to(folder) and int(entry.name) != os.getpid():

@@ -7,13 +7,14 @@ import inspect
 import re
 import runpy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import click
 import msgspec
 import pytest
 
 from openclaw_gateway import hooks
-from openclaw_gateway.config.document import Model, StepSettings, Target
+from openclaw_gateway.config.document import Document, GatewaySettings, StepSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -42,16 +43,20 @@ def test_every_hook_has_its_heading_its_signature_and_its_text() -> None:
 
 def test_every_key_has_a_line_with_type_default_and_description(generate: dict[str, Any]) -> None:
     page = (REFERENCE / "configuration.md").read_text()
-    structs = [
-        (f"[{name}", struct) for name, struct in (("steps", StepSettings), ("models", Model), ("targets", Target))
-    ]
+    structs: list[tuple[str, Any]] = [("[gateway]", GatewaySettings), ("[steps.", StepSettings)]
+    for field in msgspec.structs.fields(Document):
+        of = next((a for a in _arguments(field.type) if isinstance(a, type) and issubclass(a, msgspec.Struct)), None)
+        if of is not None and field.encode_name not in ("gateway", "steps"):
+            structs.append((f"[{field.encode_name}.", of))
     for point, cls in generate["bundled"]():
-        structs += [(point.name, getattr(cls, which)) for which in ("Config", "Limits") if hasattr(cls, which)]
+        structs += [(f"{point.name}`", getattr(cls, which)) for which in ("Config", "Limits") if hasattr(cls, which)]
     assert len(structs) > 20
     for where, struct in structs:
         section = next(part for part in re.split(r"^##+ `", page, flags=re.M) if part.startswith(where))
         for field in msgspec.structs.fields(struct):
-            if isinstance(field.default, msgspec.Struct):
+            inner = generate["nested"](field.type)
+            if inner is not None:
+                assert all(f"| `{field.encode_name}.{name}` |" in section for name in inner.__struct_encode_fields__)
                 continue
             row = re.search(rf"^\| `{field.encode_name}` \| (.+) \| (.+) \| (.*) \|$", section, re.M)
             assert row is not None, f"{where}: {field.encode_name} has no line"
@@ -94,6 +99,24 @@ def test_every_command_and_option_has_its_line(generate: dict[str, Any]) -> None
         command = main.get_command(context, name)
         assert command is not None
         walk(command, name)
+
+
+def test_what_is_not_yet_there_is_not_there() -> None:
+    from openclaw_gateway.cli import main
+    from openclaw_gateway.loader import installed
+
+    text = (ROOT / "docs" / "index.md").read_text().split("## Not yet\n")[1].split("\n## ")[0]
+    there = {"plugin": set(installed()), "command": set(main.list_commands(click.Context(main)))}
+    for line in re.findall(r"^- .*", text, re.M):
+        match = re.match(r"- (plugin|command) `([\w.]+)`", line)
+        assert match is not None, f"name what is missing, so that its coming is noticed: {line}"
+        kind, name = match.groups()
+        assert not [one for one in there[kind] if one == name or one.startswith(f"{name}.")], f"{name} is there"
+
+
+def _arguments(type: Any) -> list[Any]:
+    found = list(get_args(type))
+    return found + [inner for one in found for inner in _arguments(one)]
 
 
 def _line(name: str) -> int:

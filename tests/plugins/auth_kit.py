@@ -14,6 +14,7 @@ from openclaw_gateway.api import Exchange, Host, Route, StoreUnavailable, Tier
 from openclaw_gateway.config.document import Document, GatewaySettings
 from openclaw_gateway.pipeline import CompiledRoute
 from openclaw_gateway.testing import ManualClock
+from openclaw_plugins.auth.tables import metadata
 
 TIERS = {name: Tier(name=name, title=name, tables={}) for name in ("open_source", "teams", "government")}
 
@@ -55,12 +56,13 @@ def host(
         tiers=TIERS if tiers is None else tiers,
         instances=instances or {},
         registry=CollectorRegistry(),
+        metrics={},
         clock=clock or ManualClock(),
     )
 
 
 class SqliteKeys:
-    """The Database Protocol over one SQLite file with the key table; counts its transactions, fails on demand."""
+    """The Database Protocol over one SQLite file with the family's tables; counts transactions, fails on demand."""
 
     dialect = "sqlite"
     shared = False
@@ -71,17 +73,15 @@ class SqliteKeys:
         self.down = False
 
     async def create(self) -> None:
-        from openclaw_plugins.auth.records import _keys
-
         async with self.engine.begin() as connection:
-            await connection.run_sync(_keys.metadata.create_all)
+            await connection.run_sync(metadata.create_all)
 
     @asynccontextmanager
     async def transaction(
         self, organization: str | None, *, operation: str, table: str
     ) -> AsyncIterator[AsyncConnection]:
         assert organization is None
-        assert table == "openclaw_api_keys"
+        assert table in metadata.tables
         self.transactions += 1
         if self.down:
             raise StoreUnavailable("database", "down")

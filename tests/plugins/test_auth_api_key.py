@@ -11,11 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plugins.auth_kit import SqliteKeys, bearer, exchange, host
 
-from openclaw_gateway.api import Principal, Refusal, Secret, StoreUnavailable
+from openclaw_gateway.api import NotGrantable, Principal, Refusal, Secret, StoreUnavailable, UnknownKey
 from openclaw_gateway.testing import ManualClock
 from openclaw_plugins.auth import keys
 from openclaw_plugins.auth.api_key import ApiKeys
-from openclaw_plugins.auth.grants import NotGrantable, UnknownKey
 
 ACME = {"organization": "acme", "user": "ada", "tier": "teams"}
 
@@ -136,7 +135,7 @@ async def test_unknown_wrong_expired_and_revoked_look_the_same(tmp_path):
         found = [await b.ask(key) for key in (unknown, wrong, expired.key, revoked.key)]
         assert {f.status for f in found} == {401}
         assert found[0] == found[1] == found[2] == found[3]
-        assert len(b.plugin._verified) == 0
+        assert len(b.plugin._check.verified) == 0
 
 
 async def test_a_key_expires_to_the_second_even_while_it_is_remembered(tmp_path):
@@ -177,7 +176,7 @@ async def test_requests_at_the_same_moment_share_one_look_up(tmp_path):
         found = await asyncio.gather(*(b.ask(issued.key) for _ in range(100)))
         assert all(isinstance(f, Principal) for f in found)
         assert b.store.transactions == before + 1
-        assert b.plugin._flights == {}
+        assert len(b.plugin._check.flights) == 0
 
 
 async def test_a_cancelled_look_up_does_not_fail_those_that_joined_it(tmp_path):

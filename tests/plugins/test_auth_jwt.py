@@ -11,9 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plugins.auth_kit import bearer, exchange, host
 
-from openclaw_gateway.api import Principal, Refusal, Secret, StartFailed
+from openclaw_gateway.api import NotGrantable, Principal, Refusal, Secret, StartFailed
 from openclaw_gateway.testing import ManualClock
-from openclaw_plugins.auth.grants import NotGrantable
 from openclaw_plugins.auth.jwt import Claims, JsonWebTokens, NoSecret
 
 SECRET = "a secret of more than thirty-two bytes"

@@ -5,7 +5,7 @@ from plugins.auth_kit import TIERS, bearer, exchange, host
 
 from openclaw_gateway.api import PRINCIPAL, Principal, Refusal, Route, StoreBusy, StoreUnavailable, Tier, unauthorized
 from openclaw_gateway.testing import ManualClock
-from openclaw_plugins.auth import Auth
+from openclaw_plugins.auth.step import Auth
 
 ADA = Principal(organization="acme", user="ada", tier="teams", scopes=frozenset({"chat"}), method="m", credential="c")
 

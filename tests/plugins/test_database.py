@@ -21,7 +21,8 @@ from sqlalchemy import text
 from openclaw_gateway.api import Database, Host, Refused, Secret, StartFailed, StoreBusy, StoreUnavailable, SystemClock
 from openclaw_gateway.config.document import Document, GatewaySettings
 from openclaw_gateway.testing import configuration
-from openclaw_plugins.database import SqlDatabase, schema
+from openclaw_plugins.database import schema
+from openclaw_plugins.database.pool import SqlDatabase
 from openclaw_plugins.database.commands import db
 from openclaw_plugins.database.faults import Fault
 
@@ -32,6 +33,7 @@ TABLES = {
     "openclaw_api_keys",
     "openclaw_usage",
     "openclaw_holds",
+    "openclaw_audit",
 }
 INDEXES = {
     "idx_sessions_org",

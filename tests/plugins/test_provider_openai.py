@@ -38,12 +38,17 @@ class Provided:
         return self.registry.get_sample_value("external_service_errors_total", labels)
 
 
+def small_host(registry: CollectorRegistry) -> Any:
+    def metric(kind: Any, name: str, documentation: str, labels: Any = (), **options: Any) -> Any:
+        return kind(name, documentation, labels, registry=registry, **options)
+
+    return SimpleNamespace(id="up", metric=metric, logger=getLogger("test"), document=SimpleNamespace(models={}))
+
+
 @asynccontextmanager
 async def opened(url: str, **config: Any) -> AsyncIterator[Provided]:
     registry = CollectorRegistry()
-    host: Any = SimpleNamespace(
-        id="up", registry=registry, logger=getLogger("test"), document=SimpleNamespace(models={})
-    )
+    host = small_host(registry)
     provider = OpenAI(OpenAI.Config(url=url, api_key=Secret(KEY), **config), host)
     async with provider.lifespan():
         yield Provided(provider, registry)

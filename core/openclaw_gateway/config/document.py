@@ -8,7 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from openclaw_gateway.capabilities import ModelProvider
-from openclaw_gateway.config.units import Duration, Size
+from openclaw_gateway.config.units import Duration, Secret, Size
+from openclaw_gateway.skills import SkillSource
 
 T = TypeVar("T")
 
@@ -87,6 +88,12 @@ class GatewaySettings(PluginConfig, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(description="Meters that may go without a limit; any other unlimited meter stops the start."),
     ] = ()
+    stage_sampling: Annotated[
+        int, Meta(ge=0, description="One request in how many has its pipeline steps timed for the metrics; 0: none.")
+    ] = 16
+    server_timing: Annotated[
+        bool, Meta(description="Time every request's steps, and show them to clients in `Server-Timing`.")
+    ] = False
     edge: EdgeSettings = EdgeSettings()
     tls: Tls | None = None
 
@@ -121,6 +128,20 @@ class Model(PluginConfig, frozen=True, kw_only=True):
     tiers: Annotated[tuple[str, ...], Meta(description="Tiers that may use it; empty for all.")] = ()
     owned_by: Annotated[str, Meta(description="Shown in the model list.")] = "openclaw"
     timeouts: ModelTimeouts = ModelTimeouts()
+    retries: Annotated[
+        int, Meta(ge=0, le=5, description="How often it is asked again, only before it has said anything.")
+    ] = 2
+    fallbacks: Annotated[
+        tuple[str, ...], Meta(description="Aliases that answer in its place when it fails, in this order.")
+    ] = ()
+    context: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Tokens that it can take in; a prompt too long for it goes to a fallback that states more."),
+    ] = None
+    capacity: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Most calls at the same time in one process; by default without bound.")
+    ] = None
+    capacity_wait: Annotated[Duration, Meta(description="How long a call waits for a place.")] = Duration(1)
 
 
 class Target(PluginConfig, frozen=True, kw_only=True):
@@ -130,6 +151,32 @@ class Target(PluginConfig, frozen=True, kw_only=True):
     health_path: Annotated[str, Meta(description="Path that answers below 500 when it is well.")] = "/"
     timeout: Annotated[Duration, Meta(description="For one call.")] = Duration(5)
     required: Annotated[bool, Meta(description="Whether readiness depends on it.")] = False
+    private: Annotated[
+        bool,
+        Meta(description="Whether skills may reach it at an address that is not public; never at a link-local one."),
+    ] = False
+
+
+class DeclaredSkill(PluginConfig, frozen=True, kw_only=True):
+    """`[skills.<name>]`: a call of a service under the name by which clients run it."""
+
+    provider: Annotated[str, needs(SkillSource), Meta(description="Id of the plugin that runs it.")]
+    description: Annotated[str, Meta(min_length=1, max_length=1024, description="What it does, for whoever chooses.")]
+    version: Annotated[str, Meta(min_length=1, max_length=64, description="Shown to clients.")] = "1"
+    target: Annotated[str | None, Meta(description="Name of the `[targets.<name>]` that it calls.")] = None
+    url: Annotated[
+        str, Meta(description="What it calls: a path at its target, or a whole URL; `{name}` is a parameter.")
+    ]
+    method: Annotated[
+        Literal["GET", "POST", "PUT", "PATCH", "DELETE"],
+        Meta(description="Parameters that `url` does not name go into the query of GET and DELETE, else into a body."),
+    ] = "GET"
+    headers: Annotated[dict[str, Secret], Meta(description="Sent with every call; values may be secrets.")] = {}
+    parameters: Annotated[
+        dict[str, Any], Meta(description="JSON Schema (2020-12) of an object; unknown parameters are refused.")
+    ] = {}
+    timeout: Annotated[Duration, Meta(description="For one call; it is cut then.")] = Duration(10)
+    max_output: Annotated[Size, Meta(description="Largest answer of the service.")] = Size(1_000_000)
 
 
 class Document(PluginConfig, frozen=True, kw_only=True):
@@ -143,3 +190,4 @@ class Document(PluginConfig, frozen=True, kw_only=True):
     steps: Annotated[dict[str, StepSettings], Meta(description="Host keys of pipeline steps, by id.")] = {}
     models: Annotated[dict[str, Model], Meta(description="Models by the alias that clients use.")] = {}
     targets: Annotated[dict[str, Target], Meta(description="External services by name.")] = {}
+    skills: Annotated[dict[str, DeclaredSkill], Meta(description="Skills that are declared, by name.")] = {}

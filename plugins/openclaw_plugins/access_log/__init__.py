@@ -72,10 +72,8 @@ class AccessLog:
         self._host = host
         self._now = host.clock.now
         self._level = getattr(logging, config.level.upper())
-        dropped = Counter(
-            "log_lines_dropped_total",
-            "Log lines lost to a full queue or to a target that fails",
-            registry=host.registry,
+        dropped = host.metric(
+            Counter, "log_lines_dropped_total", "Log lines lost to a full queue or to a target that fails"
         )
         self._sink = Sink(self._form(), self._target, dropped.inc)
 

@@ -5,8 +5,6 @@ A key is remembered for less than a second, so that a revocation holds on every 
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,31 +13,35 @@ from typing import Annotated, Any, ClassVar
 from msgspec import Meta
 
 from openclaw_gateway.api import (
+    By,
     Database,
     Duration,
     Exchange,
     Fact,
     Host,
+    IssuedKey,
+    KeyRecord,
+    NotGrantable,
+    Page,
     PluginConfig,
     Principal,
     Refusal,
     Secret,
-    StoreUnavailable,
+    UnknownKey,
     hookimpl,
     needs,
-    unauthorized,
 )
-from openclaw_plugins.auth import keys
-from openclaw_plugins.auth.cache import Verified, fingerprint
+from openclaw_plugins.auth import audit, keys
 from openclaw_plugins.auth.credentials import KEY_PREFIX, bearer
 from openclaw_plugins.auth.development_key import DevelopmentKey
-from openclaw_plugins.auth.grants import NotGrantable, UnknownKey, check_grant
+from openclaw_plugins.auth.grants import check_grant
 from openclaw_plugins.auth.kept_secret import kept_secret
+from openclaw_plugins.auth.key_check import KeyCheck
 from openclaw_plugins.auth.last_used import LastUsed
-from openclaw_plugins.auth.records import IssuedKey, KeyRecord, KeyRecords, Stored
+from openclaw_plugins.auth.peppers import Peppers, check_pepper
+from openclaw_plugins.auth.records import KeyRecords, Stored
 
-#: one text for unknown, expired and revoked: a caller learns nothing of keys that are not his
-_REFUSED = unauthorized("the API key is not valid")
+_GATEWAY = By("gateway")
 
 
 class ApiKeys:
@@ -79,18 +81,23 @@ class ApiKeys:
         if config.cache_ttl > 1:
             raise ValueError('cache_ttl: longer than "1s", so a revoked key would be accepted for too long')
         for field, pepper in (("pepper", config.pepper), ("previous_pepper", config.previous_pepper)):
-            if pepper is not None and len(pepper.reveal().encode()) < 32:
-                raise ValueError(f"{field}: shorter than 32 bytes")
+            if pepper is not None:
+                check_pepper(field, pepper.reveal())
         self._config = config
         self._host = host
         self._clock = host.clock
         self._database = host.get(config.database, Database)
         self._records = KeyRecords(self._database)
-        self._verified = Verified(config.cache_size)
-        self._flights: dict[bytes, asyncio.Future[Principal | Refusal | StoreUnavailable | None]] = {}
-        self._peppers: dict[int, bytes] = {}
+        self._peppers: Peppers
         self._last_used = LastUsed(self._records, host.clock, host.logger)
         self._development = DevelopmentKey(host, self._new, self._store)
+        self._check = KeyCheck(
+            self._records,
+            host.clock,
+            ttl=config.cache_ttl,
+            size=config.cache_size,
+            settled=self._development.stored,
+        )
 
     @hookimpl
     @asynccontextmanager
@@ -114,18 +121,8 @@ class ApiKeys:
             credential = bearer(x)
             if credential is None or not credential.startswith(KEY_PREFIX):
                 return None
-        if len(credential) != keys.LENGTH:
-            return _REFUSED
-        mark = fingerprint(credential)
-        found: Principal | Refusal | None = self._verified.get(mark, self._clock.monotonic())
-        if found is None:
-            key_id = keys.key_id(credential)
-            if key_id is None:
-                return _REFUSED
-            found = await self._check_once(mark, key_id, credential)
+        found = await self._check.found(credential, self._peppers)
         if isinstance(found, Principal):
-            if found.expires_at is not None and found.expires_at <= self._clock.now():
-                return _REFUSED
             self._last_used.note(found.credential)
         return found
 
@@ -149,91 +146,62 @@ class ApiKeys:
         scopes: Iterable[str] = (),
         name: str | None = None,
         expires_in: float | None = None,
+        by: By = _GATEWAY,
     ) -> IssuedKey:
         """Make and store a key. Raises NotGrantable, StoreUnavailable."""
         issued = self._new(
             organization=organization, user=user, tier=tier, scopes=scopes, name=name, expires_in=expires_in
         )
-        await self._store(issued)
+        await self._store(issued, by)
         return issued
 
-    async def list(self, organization: str | None = None) -> Sequence[KeyRecord]:
-        """Return what is known of the keys of an organisation, or of all; never a key or its digest."""
-        return await self._records.all(organization)
-
-    async def rotate(self, key_id: str, *, overlap: float) -> IssuedKey:
-        """Make a key that may do the same, and end the old one after `overlap` seconds. Raises UnknownKey."""
+    async def find(self, key_id: str, *, organization: str | None = None) -> KeyRecord:
+        """Return what is known of a key. Raises UnknownKey, as for a key of another organisation."""
         found = await self._records.find(key_id)
+        if found is None or organization not in (None, found.record.organization_id):
+            raise UnknownKey(f"no key {key_id!r}")
+        return found.record
+
+    async def list(
+        self, organization: str | None = None, *, limit: int | None = None, after: str | None = None
+    ) -> Sequence[KeyRecord]:
+        """Return what is known of the keys of an organisation, or of all; never a key or its digest."""
+        return await self._records.listed(organization, limit, after)
+
+    async def rotate(
+        self, key_id: str, *, overlap: float, organization: str | None = None, by: By = _GATEWAY
+    ) -> IssuedKey:
+        """Make a key that may do the same, and end the old one after `overlap` seconds. Raises UnknownKey."""
+        old = await self.find(key_id, organization=organization)
         now = self._now()
-        if found is None or found.record.state(now) != "active" or found.record.replaced_by is not None:
-            raise UnknownKey(f"no key {key_id!r} that is in force and not rotated yet")
-        old = found.record
-        remaining = None if old.expires_at is None else (old.expires_at - now).total_seconds()
+        ends = _later(now, overlap)
+        overtaken = UnknownKey(f"no key {key_id!r} that is in force and not rotated yet")
+        if old.state(now) != "active" or old.replaced_by is not None:
+            raise overtaken
         issued = self._new(
             organization=old.organization_id,
             user=old.user_id,
             tier=old.tier,
             scopes=old.scopes,
             name=old.name,
-            expires_in=remaining,
+            expires_in=None if old.expires_at is None else (old.expires_at - now).total_seconds(),
         )
-        if not await self._records.replace(key_id, self._stored(issued), expires_at=now + timedelta(seconds=overlap)):
-            raise UnknownKey(f"no key {key_id!r} that is in force and not rotated yet")
-        self._verified.drop(key_id)
+        successor = issued.record.key_id
+        entry = audit.deed("key.rotate", old, by, now, replacedBy=successor, overlapSeconds=overlap)
+        if not await self._records.replace(key_id, self._stored(issued), entry, expires_at=ends):
+            raise overtaken
+        self._check.verified.drop(key_id)
         return issued
 
-    async def revoke(self, key_id: str) -> None:
+    async def revoke(self, key_id: str, *, organization: str | None = None, by: By = _GATEWAY) -> None:
         """End a key at once: here immediately, on other replicas within `cache_ttl`. Raises UnknownKey."""
-        if not await self._records.revoke(key_id, self._now()):
-            raise UnknownKey(f"no key {key_id!r}")
-        self._verified.drop(key_id)
+        record = await self.find(key_id, organization=organization)
+        await self._records.revoke(key_id, audit.deed("key.revoke", record, by, self._now()))
+        self._check.verified.drop(key_id)
 
-    # --- checking -------------------------------------------------------------------------------
-
-    async def _check_once(self, mark: bytes, key_id: str, credential: bytes) -> Principal | Refusal:
-        """Look a key up once for all requests that bring it at the same moment."""
-        while (flight := self._flights.get(mark)) is not None:
-            answer = await asyncio.shield(flight)
-            if isinstance(answer, StoreUnavailable):
-                raise StoreUnavailable(answer.store, "the look-up that this request joined failed")
-            if answer is not None:
-                return answer
-            # The request that asked was cancelled before it knew: ask anew.
-        flight = asyncio.get_running_loop().create_future()
-        self._flights[mark] = flight
-        answer = None
-        try:
-            answer = await self._check(mark, key_id, credential)
-            return answer
-        except StoreUnavailable as error:
-            answer = error
-            raise
-        finally:
-            del self._flights[mark]
-            flight.set_result(answer)
-
-    async def _check(self, mark: bytes, key_id: str, credential: bytes) -> Principal | Refusal:
-        await self._development.stored()
-        asked = self._clock.monotonic()
-        stored = await self._records.find(key_id)
-        pepper = self._peppers.get(stored.pepper_version) if stored is not None else None
-        # An unknown key is hashed and compared too, so that it takes as long to refuse as a revoked one.
-        computed = keys.digest(pepper or self._pepper, credential)
-        same = hmac.compare_digest(computed, stored.digest if stored is not None else bytes(32))
-        if stored is None or pepper is None or not same or stored.record.state(self._now()) != "active":
-            return _REFUSED
-        record = stored.record
-        principal = Principal(
-            organization=record.organization_id,
-            user=record.user_id,
-            tier=record.tier,
-            scopes=frozenset(record.scopes),
-            method="api_key",
-            credential=record.key_id,
-            expires_at=record.expires_at.timestamp() if record.expires_at is not None else None,
-        )
-        self._verified.put(mark, principal, asked + self._config.cache_ttl)
-        return principal
+    async def audit(self, organization: str | None = None, *, limit: int = 50, cursor: str | None = None) -> Page:
+        """Return a page of what was done to keys, newest first."""
+        return await audit.page(self._database, organization, limit=limit, cursor=cursor)
 
     # --- making ---------------------------------------------------------------------------------
 
@@ -251,10 +219,6 @@ class ApiKeys:
         check_grant(self._host.tiers, organization=organization, user=user, tier=tier, scopes=scopes)
         key_id, key = keys.new_key()
         now = self._now()
-        try:
-            expires_at = None if expires_in is None else now + timedelta(seconds=expires_in)
-        except OverflowError:
-            raise NotGrantable("the expiry lies too far ahead for a date") from None
         record = KeyRecord(
             key_id=key_id,
             organization_id=organization,
@@ -263,22 +227,19 @@ class ApiKeys:
             scopes=scopes,
             name=name,
             created_at=now,
-            expires_at=expires_at,
+            expires_at=None if expires_in is None else _later(now, expires_in),
         )
         return IssuedKey(key=key, record=record)
 
-    async def _store(self, issued: IssuedKey) -> None:
-        await self._records.add(self._stored(issued))
+    async def _store(self, issued: IssuedKey, by: By = _GATEWAY) -> None:
+        record = issued.record
+        entry = audit.deed("key.create", record, by, record.created_at, **audit.grants(record))
+        await self._records.add(self._stored(issued), entry)
 
     def _stored(self, issued: IssuedKey) -> Stored:
-        digest = keys.digest(self._pepper, issued.key.encode("ascii"))
-        return Stored(issued.record, digest, self._config.pepper_version)
+        return Stored(issued.record, self._peppers.digest(issued.key.encode("ascii")), self._peppers.version)
 
-    @property
-    def _pepper(self) -> bytes:
-        return self._peppers[self._config.pepper_version]
-
-    def _load_peppers(self) -> dict[int, bytes]:
+    def _load_peppers(self) -> Peppers:
         config = self._config
         if config.pepper is not None:
             current = config.pepper.reveal().encode()
@@ -289,10 +250,15 @@ class ApiKeys:
                     "keys in a shared database are hashed under a pepper of this machine alone; "
                     "set `pepper` before a second replica starts"
                 )
-        peppers = {config.pepper_version: current}
-        if config.previous_pepper is not None:
-            peppers[config.pepper_version - 1] = config.previous_pepper.reveal().encode()
-        return peppers
+        previous = config.previous_pepper.reveal().encode() if config.previous_pepper is not None else None
+        return Peppers(config.pepper_version, current, previous)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.now(), UTC)
+
+
+def _later(now: datetime, seconds: float) -> datetime:
+    try:
+        return now + timedelta(seconds=seconds)
+    except OverflowError:
+        raise NotGrantable("the expiry lies too far ahead for a date") from None

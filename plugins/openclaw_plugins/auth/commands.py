@@ -13,7 +13,7 @@ import click
 from openclaw_gateway.cli.context import WRONG_USE, config_option, json_option, opened, print_json, table
 
 if TYPE_CHECKING:
-    from openclaw_plugins.auth.records import IssuedKey, KeyRecord
+    from openclaw_gateway.api_keys import By, IssuedKey, KeyRecord
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def create(
 
         async with opened(config, ApiKeys) as plugin:
             return await plugin.create(
-                organization=org, user=user, tier=tier, scopes=scopes, name=name, expires_in=expires
+                organization=org, user=user, tier=tier, scopes=scopes, name=name, expires_in=expires, by=_operator()
             )
 
     _show_issued(_done(run()), as_json)
@@ -85,7 +85,19 @@ def list_(org: str | None, config: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    columns = ("id", "org", "user", "tier", "scopes", "name", "state", "createdAt", "expiresAt", "lastUsedAt")
+    columns = (
+        "id",
+        "org",
+        "user",
+        "tier",
+        "scopes",
+        "name",
+        "state",
+        "createdAt",
+        "expiresAt",
+        "lastUsedAt",
+        "replacedBy",
+    )
     table([[_cell(row[column]) for column in columns] for row in rows], columns)
 
 
@@ -108,7 +120,7 @@ def rotate(id: str, overlap: float, config: Path | None, as_json: bool) -> None:
         from openclaw_plugins.auth.api_key import ApiKeys
 
         async with opened(config, ApiKeys) as plugin:
-            return await plugin.rotate(id, overlap=overlap)
+            return await plugin.rotate(id, overlap=overlap, by=_operator())
 
     _show_issued(_done(run()), as_json)
 
@@ -124,7 +136,7 @@ def revoke(id: str, config: Path | None, as_json: bool) -> None:
         from openclaw_plugins.auth.api_key import ApiKeys
 
         async with opened(config, ApiKeys) as plugin:
-            await plugin.revoke(id)
+            await plugin.revoke(id, by=_operator())
 
     _done(run())
     if as_json:
@@ -163,12 +175,26 @@ def token(
         click.echo(minted)
 
 
+def _operator() -> By:
+    """Say for the audit which user of this machine asks."""
+    import getpass
+    import os
+
+    from openclaw_gateway.api_keys import By
+
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = str(os.getuid())  # a container whose user has no name
+    return By(f"cli:{user}")
+
+
 def _done(work: Awaitable[T]) -> T:
     """Run a command's work; what was wrongly asked for ends with status 2, what failed with 1, each in one line."""
     import asyncio
 
+    from openclaw_gateway.api_keys import NotGrantable, UnknownKey
     from openclaw_gateway.errors import StoreUnavailable
-    from openclaw_plugins.auth.grants import NotGrantable, UnknownKey
     from openclaw_plugins.auth.jwt import NoSecret
 
     async def wait() -> T:

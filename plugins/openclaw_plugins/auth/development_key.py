@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from openclaw_gateway.api import Host, StoreUnavailable
-from openclaw_plugins.auth.records import IssuedKey, KeyRecords
+from openclaw_gateway.api import Host, IssuedKey, StoreUnavailable
+from openclaw_plugins.auth.records import KeyRecords
 
 _NAME = "development"
 _OWNER = "dev"

@@ -6,18 +6,10 @@ import difflib
 from collections.abc import Collection, Iterable
 from typing import TypeGuard
 
-from openclaw_gateway.api import GatewayError
+from openclaw_gateway.api import NotGrantable
 
 #: longest organisation, user or tier name that a credential may carry
 NAME_LENGTH = 255
-
-
-class NotGrantable(GatewayError):
-    """What was asked for cannot be put into a credential; the text says why, and what is near."""
-
-
-class UnknownKey(GatewayError):
-    """There is no such key, or none that can still be rotated."""
 
 
 def check_grant(tiers: Collection[str], *, organization: str, user: str, tier: str, scopes: Iterable[str]) -> None:

@@ -4,63 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from openclaw_gateway.api import Database
+from openclaw_gateway.api import AuditEntry, Database, KeyRecord, UnknownKey
+from openclaw_plugins.auth import audit
+from openclaw_plugins.auth.tables import KEYS as _TABLE
+from openclaw_plugins.auth.tables import keys as _keys
 
-_TABLE = "openclaw_api_keys"
-
-_keys = sa.Table(
-    _TABLE,
-    sa.MetaData(),
-    sa.Column("key_id", sa.String, primary_key=True),
-    sa.Column("organization_id", sa.String, nullable=False),
-    sa.Column("user_id", sa.String, nullable=False),
-    sa.Column("tier", sa.String, nullable=False),
-    sa.Column("scopes", sa.JSON, nullable=False),
-    sa.Column("digest", sa.LargeBinary, nullable=False),
-    sa.Column("pepper_version", sa.Integer, nullable=False),
-    sa.Column("name", sa.String),
-    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-    sa.Column("expires_at", sa.DateTime(timezone=True)),
-    sa.Column("last_used_at", sa.DateTime(timezone=True)),
-    sa.Column("revoked_at", sa.DateTime(timezone=True)),
-    sa.Column("replaced_by", sa.String),
-)
-
-
-class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored of a key, but for its digest. Times are in UTC."""
-
-    key_id: str
-    organization_id: str
-    user_id: str
-    tier: str
-    scopes: tuple[str, ...] = ()
-    name: str | None = None
-    created_at: datetime
-    expires_at: datetime | None = None
-    last_used_at: datetime | None = None
-    revoked_at: datetime | None = None
-    replaced_by: str | None = None
-
-    def state(self, now: datetime) -> Literal["active", "expired", "revoked"]:
-        if self.revoked_at is not None:
-            return "revoked"
-        return "expired" if self.expires_at is not None and self.expires_at <= now else "active"
-
-
-class IssuedKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A new key with its text, which cannot be had again."""
-
-    key: str
-    record: KeyRecord
-
-    def __repr__(self) -> str:
-        return f"IssuedKey({self.record.key_id})"
+#: well under the number of parameters that a statement may have
+_AT_ONCE = 500
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -72,7 +27,7 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class KeyRecords:
-    """The statements on the table, each in a transaction of its own unless it is given several to do."""
+    """The statements on the table. What changes a key is written with the audit entry that tells of it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -84,20 +39,32 @@ class KeyRecords:
 
     async def in_force(self, key_ids: Collection[str], now: datetime) -> set[str]:
         """Return those of these keys that are neither revoked nor expired."""
-        statement = sa.select(_keys.c.key_id).where(
-            _keys.c.key_id.in_(key_ids),
-            _keys.c.revoked_at.is_(None),
-            sa.or_(_keys.c.expires_at.is_(None), _keys.c.expires_at > now),
-        )
+        asked, good = list(key_ids), set[str]()
         async with self._database.transaction(None, operation="select", table=_TABLE) as connection:
-            return set((await connection.execute(statement)).scalars())
+            for start in range(0, len(asked), _AT_ONCE):
+                statement = sa.select(_keys.c.key_id).where(
+                    _keys.c.key_id.in_(asked[start : start + _AT_ONCE]),
+                    _keys.c.revoked_at.is_(None),
+                    sa.or_(_keys.c.expires_at.is_(None), _keys.c.expires_at > now),
+                )
+                good.update((await connection.execute(statement)).scalars())
+        return good
 
-    async def all(self, organization: str | None = None) -> Sequence[KeyRecord]:
-        """Return the records of an organisation, or of all, newest first."""
-        statement = sa.select(_keys).order_by(_keys.c.created_at.desc(), _keys.c.key_id)
+    async def listed(self, organization: str | None, limit: int | None, after: str | None) -> Sequence[KeyRecord]:
+        """Return the records of an organisation, or of all, newest first. Raises UnknownKey."""
+        statement = sa.select(_keys).order_by(_keys.c.created_at.desc(), _keys.c.key_id.desc()).limit(limit)
         if organization is not None:
             statement = statement.where(_keys.c.organization_id == organization)
         async with self._database.transaction(None, operation="select", table=_TABLE) as connection:
+            if after is not None:
+                place = sa.select(_keys.c.created_at).where(_keys.c.key_id == after)
+                if organization is not None:
+                    place = place.where(_keys.c.organization_id == organization)
+                at = (await connection.execute(place)).scalar()
+                if at is None:
+                    raise UnknownKey(f"no key {after!r}")
+                same = sa.and_(_keys.c.created_at == at, _keys.c.key_id < after)
+                statement = statement.where(sa.or_(_keys.c.created_at < at, same))
             rows = (await connection.execute(statement)).mappings().all()
         return [_stored(row).record for row in rows]
 
@@ -111,11 +78,12 @@ class KeyRecords:
         async with self._database.transaction(None, operation="select", table=_TABLE) as connection:
             return (await connection.execute(statement.limit(1))).first() is not None
 
-    async def add(self, new: Stored) -> None:
+    async def add(self, new: Stored, entry: AuditEntry) -> None:
         async with self._database.transaction(None, operation="insert", table=_TABLE) as connection:
             await connection.execute(sa.insert(_keys).values(_values(new)))
+            await audit.write(connection, entry)
 
-    async def replace(self, key_id: str, new: Stored, *, expires_at: datetime) -> bool:
+    async def replace(self, key_id: str, new: Stored, entry: AuditEntry, *, expires_at: datetime) -> bool:
         """Store a key's successor and end the key at `expires_at`, both or neither; False where it has one already."""
         ends = sa.case((_keys.c.expires_at < expires_at, _keys.c.expires_at), else_=expires_at)
         statement = (
@@ -128,19 +96,17 @@ class KeyRecords:
                 await connection.execute(sa.insert(_keys).values(_values(new)))
                 if (await connection.execute(statement)).rowcount == 0:
                     raise _Overtaken
+                await audit.write(connection, entry)
         except _Overtaken:
             return False
         return True
 
-    async def revoke(self, key_id: str, now: datetime) -> bool:
-        """Revoke a key, keeping the first time of several; False where it is unknown."""
-        statement = (
-            sa.update(_keys)
-            .where(_keys.c.key_id == key_id)
-            .values(revoked_at=sa.func.coalesce(_keys.c.revoked_at, sa.literal(now, sa.DateTime(timezone=True))))
-        )
+    async def revoke(self, key_id: str, entry: AuditEntry) -> None:
+        """Revoke a key; of several times the first is kept, and told of."""
+        statement = sa.update(_keys).where(_keys.c.key_id == key_id, _keys.c.revoked_at.is_(None))
         async with self._database.transaction(None, operation="update", table=_TABLE) as connection:
-            return (await connection.execute(statement)).rowcount > 0
+            if (await connection.execute(statement.values(revoked_at=entry.at))).rowcount > 0:
+                await audit.write(connection, entry)
 
     async def touch(self, used: Mapping[str, datetime]) -> None:
         """Write when keys were last used."""

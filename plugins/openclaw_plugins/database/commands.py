@@ -13,7 +13,7 @@ import click
 from openclaw_gateway.cli.context import PROBLEM_FOUND, config_option, json_option, load, print_json
 
 if TYPE_CHECKING:
-    from openclaw_plugins.database import SqlDatabase
+    from openclaw_plugins.database.pool import SqlDatabase
     from openclaw_plugins.database.schema import SchemaState
 
 
@@ -60,7 +60,7 @@ def check(config: Path | None, as_json: bool) -> None:
 
 def _run(config: Path | None, work: Callable[[SqlDatabase], Awaitable[SchemaState]]) -> SchemaState:
     from openclaw_gateway.errors import GatewayError
-    from openclaw_plugins.database import SqlDatabase
+    from openclaw_plugins.database.pool import SqlDatabase
 
     gateway = load(config)
     database = gateway.satisfying(SqlDatabase)

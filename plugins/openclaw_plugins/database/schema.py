@@ -146,4 +146,6 @@ async def _grant(connection: AsyncConnection, role: str) -> None:
     # `role` is checked against a pattern of plain names where it is configured. Partitions get no grant of their
     # own: they are reached through the table whose policies hold.
     await connection.execute(text(f'GRANT SELECT, INSERT, UPDATE, DELETE ON {", ".join(_TABLES)} TO "{role}"'))
+    # What was done is added to, and never changed.
+    await connection.execute(text(f'GRANT SELECT, INSERT ON openclaw_audit TO "{role}"'))
     await connection.execute(text(f'GRANT SELECT ON alembic_version TO "{role}"'))

@@ -35,6 +35,9 @@ class MemoryEvents:
         keep_bytes: Annotated[Size, Meta(description="Most bytes of one session's events that are kept.")] = Size(
             1_000_000
         )
+        keep_bytes_in_all: Annotated[
+            Size, Meta(description="Most bytes of events that are kept; sessions at rest longest lose theirs first.")
+        ] = Size(64_000_000)
         keep_for: Annotated[
             Duration, Meta(description="How long events are kept after the last one, or the last listener.")
         ] = Duration(300)
@@ -52,6 +55,7 @@ class MemoryEvents:
         self._logs: dict[_Key, _Log] = {}
         #: past every seq of every log that was dropped
         self._floor = 0
+        self._bytes = 0
 
     def __len__(self) -> int:
         """How many sessions have a log."""
@@ -89,9 +93,18 @@ class MemoryEvents:
 
     def _keep(self, log: _Log, event: Event) -> None:
         log.events.append(event)
-        log.bytes += len(event.body)
+        self._count(log, len(event.body))
         while log.events and (len(log.events) > self._config.keep or log.bytes > self._config.keep_bytes):
-            log.bytes -= len(log.events.popleft().body)
+            self._count(log, -len(log.events.popleft().body))
+        for other in self._logs.values():
+            if self._bytes <= self._config.keep_bytes_in_all:
+                break
+            other.events.clear()
+            self._count(other, -other.bytes)
+
+    def _count(self, log: _Log, bytes: int) -> None:
+        log.bytes += bytes
+        self._bytes += bytes
 
     def _forget(self) -> None:
         """Drop logs that nobody listens to and that are old, or too many; each call looks at a few."""
@@ -102,6 +115,7 @@ class MemoryEvents:
             old = now - log.used >= self._config.keep_for
             if not log.listeners and (old or len(self._logs) > self._config.max_sessions):
                 self._floor = max(self._floor, log.head)
+                self._bytes -= log.bytes
                 del self._logs[key]
                 if not self._logs:
                     return

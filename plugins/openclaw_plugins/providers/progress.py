@@ -9,7 +9,7 @@ import msgspec
 
 from openclaw_gateway.api import ModelCall
 from openclaw_plugins.providers.sse import Event
-from openclaw_plugins.providers.upstream_errors import broken
+from openclaw_plugins.providers.upstream_errors import broken, reported
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -64,9 +64,10 @@ class Times:
 class Progress:
     """What the events of a stream have told so far: whether it may end here."""
 
-    __slots__ = ("_finished", "_open", "done")
+    __slots__ = ("_finished", "_open", "_secrets", "done")
 
-    def __init__(self) -> None:
+    def __init__(self, secrets: tuple[str, ...]) -> None:
+        self._secrets = secrets
         self.done = False
         self._open: set[int] = set()
         self._finished = False
@@ -91,7 +92,7 @@ class Progress:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise broken("its stream cannot be read") from None
         if chunk.error is not None and bytes(chunk.error) != b"null":
-            raise broken("it reported an error within its stream")
+            raise reported(msgspec.json.decode(chunk.error), self._secrets)
         if event.name == "error":
             raise broken("it reported an error within its stream")
         for choice in chunk.choices or ():

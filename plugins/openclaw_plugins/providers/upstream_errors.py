@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from openclaw_gateway.api import UpstreamFailed
+from openclaw_gateway.api import UpstreamFailed, UpstreamReason
 
 _LONGEST = 500
 #: a URL, an address or a dotted host with a port: what could name a machine behind the gateway
@@ -17,6 +17,13 @@ _LOCATION = re.compile(
     r"|\blocalhost\b|\.(?:internal|local|svc|lan|corp)\b",
     re.IGNORECASE,
 )
+#: how upstreams say that a prompt is longer than the model's window, in codes and in words
+_TOO_LONG = re.compile(
+    r"context_length|context.size|context.window|maximum context|prompt is too long|input is too long|too many tokens",
+    re.IGNORECASE,
+)
+#: how upstreams say that a filter refused the content
+_FILTERED = re.compile(r"content.?filter|content.?policy|content.?management|responsibleai|moderation", re.IGNORECASE)
 #: the client's own request was at fault, as far as the upstream can tell
 _CLIENT_FAULTS = frozenset({400, 404, 413, 422})
 
@@ -24,6 +31,8 @@ _CLIENT_FAULTS = frozenset({400, 404, 413, 422})
 class _Error(msgspec.Struct):
     message: str
     param: Any = None
+    code: Any = None
+    type: Any = None
 
 
 class _Envelope(msgspec.Struct):
@@ -35,12 +44,14 @@ _decode = msgspec.json.Decoder(_Envelope).decode
 
 def timed_out(what: str) -> UpstreamFailed:
     """504, naming the time that ran out."""
-    return UpstreamFailed(f"the model did not answer in time ({what})", status=504, code="UPSTREAM_TIMEOUT")
+    return UpstreamFailed(
+        f"the model did not answer in time ({what})", status=504, code="UPSTREAM_TIMEOUT", reason="silent"
+    )
 
 
-def broken(what: str) -> UpstreamFailed:
+def broken(what: str, reason: UpstreamReason = "broken") -> UpstreamFailed:
     """502, in our own words."""
-    return UpstreamFailed(f"the model's upstream failed: {what}")
+    return UpstreamFailed(f"the model's upstream failed: {what}", reason=reason)
 
 
 def refused(status: int, headers: Mapping[str, str], body: bytes, secrets: tuple[str, ...]) -> UpstreamFailed:
@@ -52,21 +63,38 @@ def refused(status: int, headers: Mapping[str, str], body: bytes, secrets: tuple
     """
     if status in _CLIENT_FAULTS:
         error = _error_of(body)
+        reason = _reason(error) if error is not None else "request"
         if error is not None and safe(error.message, secrets):
             param = error.param if isinstance(error.param, str) and safe(error.param, secrets) else None
-            return _bad_request(error.message, param)
+            return _bad_request(error.message, param, reason)
         if status != 404:
-            return _bad_request("the model's upstream did not accept the request", None)
+            return _bad_request(_WORDS[reason], None, reason)
         return broken("it does not know what was asked of it")
     if status in (408, 504):
         return timed_out("upstream")
     if status == 429:
-        return UpstreamFailed("the model's upstream is over its own limit", retry_after=_retry_after(headers))
+        return UpstreamFailed(
+            "the model's upstream is over its own limit", retry_after=retry_after(headers), reason="rate_limited"
+        )
     if status in (401, 403):
-        return broken("it does not accept the gateway's credential")
+        return broken("it does not accept the gateway's credential", "credential")
     if 300 <= status < 400:
         return broken("it redirects, which is not followed")
-    return UpstreamFailed(f"the model's upstream failed: status {status}", retry_after=_retry_after(headers))
+    return UpstreamFailed(f"the model's upstream failed: status {status}", retry_after=retry_after(headers))
+
+
+def reported(error: Any, secrets: tuple[str, ...]) -> UpstreamFailed:
+    """Translate an error that an upstream reports inside a stream that began with a good status."""
+    try:
+        found = msgspec.convert(error, _Error)
+    except msgspec.ValidationError:
+        return broken("it reported an error within its stream")
+    reason = _reason(found)
+    if reason != "request":
+        return _bad_request(found.message if safe(found.message, secrets) else _WORDS[reason], None, reason)
+    if "rate_limit" in f"{found.code} {found.type}":
+        return broken("it reported that it is over its own limit", "rate_limited")
+    return broken("it reported an error within its stream", "failed")
 
 
 def safe(text: str, secrets: tuple[str, ...]) -> bool:
@@ -79,18 +107,7 @@ def safe(text: str, secrets: tuple[str, ...]) -> bool:
     )
 
 
-def _bad_request(message: str, param: str | None) -> UpstreamFailed:
-    return UpstreamFailed(message, status=400, code="BAD_REQUEST", type="invalid_request_error", param=param)
-
-
-def _error_of(body: bytes) -> _Error | None:
-    try:
-        return _decode(body).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds only: the form with a date depends on the upstream's clock."""
     text = headers.get("Retry-After", "")
     try:
@@ -98,3 +115,30 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         return None
     return min(seconds, 3600.0) if seconds >= 0 else None
+
+
+_WORDS: Mapping[str, str] = {
+    "request": "the model's upstream did not accept the request",
+    "too_long": "the prompt is too long for the model",
+    "filtered": "the model's upstream refused the content",
+}
+
+
+def _reason(error: _Error) -> Literal["request", "too_long", "filtered"]:
+    said = f"{error.code} {error.type} {error.message}"
+    if _TOO_LONG.search(said):
+        return "too_long"
+    return "filtered" if _FILTERED.search(said) else "request"
+
+
+def _bad_request(message: str, param: str | None, reason: UpstreamReason) -> UpstreamFailed:
+    return UpstreamFailed(
+        message, status=400, code="BAD_REQUEST", type="invalid_request_error", param=param, reason=reason
+    )
+
+
+def _error_of(body: bytes) -> _Error | None:
+    try:
+        return _decode(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

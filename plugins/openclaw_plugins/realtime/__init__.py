@@ -133,6 +133,7 @@ class Realtime:
     def routes(self) -> list[Any]:
         @asgi(
             "/ws",
+            copy_scope=False,
             **declared(
                 access="authenticated",
                 methods=("WEBSOCKET",),

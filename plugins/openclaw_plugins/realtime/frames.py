@@ -72,7 +72,7 @@ class Failed(_Outbound, frozen=True, kw_only=True, rename="camel", tag="error"):
 
     code: str
     message: str
-    retryable: bool = msgspec.field(default_factory=lambda: False)
+    retryable: bool
     ref: str | None = None
     param: str | None = None
     request_id: str | None = None

@@ -1,0 +1,276 @@
+"""Carries one call to the model that was asked for, and where that fails to the next; until one has something to say.
+
+Nothing is tried again once content has left, nothing that was silent is asked twice, and all of it together takes
+no longer than the total time of the model that the client named.
+
+The wait between two tries depends on what the upstream said and on what is left of the call's time, and the next
+try may be another upstream's: a library that repeats a function has no place for either, so the loop is our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+import msgspec
+from prometheus_client import Counter
+
+from openclaw_gateway.api import ModelCall, ModelUse, UpstreamFailed, UpstreamReason
+from openclaw_plugins.chat.lanes import Lane
+from openclaw_plugins.chat.requests import under_alias
+
+T = TypeVar("T")
+
+#: the same upstream may answer the same call when it is asked again
+_AGAIN: frozenset[UpstreamReason] = frozenset({"failed", "broken", "unreachable", "rate_limited"})
+#: the request itself was refused, and the client is told so
+_FINAL: frozenset[UpstreamReason] = frozenset({"request", "filtered"})
+#: a wait longer than this is not worth it where another model stands ready
+_SOON = 2.0
+_FIRST_WAIT = 0.2
+#: to close an upstream that nobody listens to any more
+_CLOSE = 1.0
+#: chunks without content that may open an answer
+_OPENING = 64
+
+
+class _Choice(msgspec.Struct):
+    delta: dict[str, msgspec.Raw] = {}
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
+_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A model that may answer: what it is asked, how often, and how much it takes in."""
+
+    alias: str
+    lane: Lane
+    retries: int
+    context: int | None
+    first_byte: float
+    call: Callable[[], ModelCall]
+
+
+class Measures(msgspec.Struct, frozen=True):
+    """How often a call was sent again, and how often another model took it over."""
+
+    retries: Counter
+    fallbacks: Counter
+
+
+class Attempts:
+    """One client's call. `complete`, `stream` or `embed` is used once."""
+
+    __slots__ = ("_candidates", "_end", "_loop", "_measures", "_started", "_total", "stream_asked", "use")
+
+    def __init__(self, candidates: Sequence[Candidate], total: float, use: ModelUse, measures: Measures) -> None:
+        self._candidates = candidates
+        self._total = total
+        self._measures = measures
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._end = self._started + total
+        self.stream_asked = use.streamed
+        self.use = use
+
+    async def complete(self) -> bytes:
+        """Return the whole answer. Raises UpstreamFailed."""
+        return await self._carry(lambda lane, call: self._whole(lane, call, lane.provider.complete))
+
+    async def embed(self) -> bytes:
+        """Return the vectors. Raises UpstreamFailed."""
+        return await self._carry(lambda lane, call: self._whole(lane, call, lane.provider.embed))
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """Yield chunks, the first of them once content has come. Raises UpstreamFailed."""
+        opened = await self._carry(self._open)
+        failure: UpstreamReason | None = None
+        well = False
+        try:
+            for chunk in opened.opening:
+                yield chunk
+            if opened.rest is not None:
+                async for chunk in opened.rest:
+                    yield opened.named(chunk)
+            well = True
+        except UpstreamFailed as error:
+            failure = error.reason
+            raise
+        finally:
+            await _close(opened.rest)
+            if well or failure is not None:
+                opened.lane.leave(failure)
+            else:
+                opened.lane.abandon()
+
+    async def _carry(self, attempt: Callable[[Lane, ModelCall], Awaitable[T]]) -> T:
+        asked = self._candidates[0]
+        failure: UpstreamFailed | None = None
+        for position, candidate in enumerate(self._candidates):
+            if failure is not None:
+                if failure.reason == "too_long" and not _larger(candidate.context, asked.context):
+                    continue
+                self._measures.fallbacks.labels(asked.alias, candidate.alias, failure.reason).inc()
+            try:
+                return await self._persist(candidate, attempt, last=position == len(self._candidates) - 1)
+            except UpstreamFailed as error:
+                # What a fallback finds fault with, the model that was asked for may well have taken; only a
+                # filter's verdict is on the content, whoever says it.
+                if error.reason == "filtered" or (failure is None and error.reason in _FINAL):
+                    raise
+                failure = failure or error
+                if self._end <= self._loop.time():
+                    break
+        assert failure is not None
+        raise failure
+
+    async def _persist(
+        self, candidate: Candidate, attempt: Callable[[Lane, ModelCall], Awaitable[T]], *, last: bool
+    ) -> T:
+        for number in range(candidate.retries + 1):
+            try:
+                return await self._once(candidate, attempt)
+            except UpstreamFailed as error:
+                if number == candidate.retries or error.reason not in _AGAIN:
+                    raise
+                wait = error.retry_after
+                if wait is None:
+                    wait = _FIRST_WAIT * 2**number * random.uniform(0.5, 1)  # noqa: S311 - no secret is made of it
+                # A client that is told when to come back is better off than one that hangs on without a word.
+                late = self._started + min(candidate.first_byte, self._total)
+                if self._loop.time() + wait >= late or (wait > _SOON and not last):
+                    raise
+                self._measures.retries.labels(candidate.alias, error.reason).inc()
+                await asyncio.sleep(wait)
+        raise AssertionError("unreachable")
+
+    async def _once(self, candidate: Candidate, attempt: Callable[[Lane, ModelCall], Awaitable[T]]) -> T:
+        left = self._end - self._loop.time()
+        if left <= 0:
+            raise _late()
+        lane = candidate.lane
+        await lane.enter(left)
+        failure: UpstreamReason | None = None
+        call = candidate.call()
+        left = self._end - self._loop.time()
+        if left < call.total_timeout:
+            call = msgspec.structs.replace(
+                call, total_timeout=left, first_byte_timeout=min(left, call.first_byte_timeout)
+            )
+        self.use.attempts += 1
+        held = True
+        try:
+            # Providers hold the times themselves and say which ran out; this is for one that does not.
+            limit = call.first_byte_timeout if call.stream else call.total_timeout
+            async with asyncio.timeout(limit + 0.25):
+                found = await attempt(lane, call)
+            held = isinstance(found, _Opened)
+        except UpstreamFailed as error:
+            failure = error.reason
+            lane.leave(failure)
+            raise
+        except TimeoutError:
+            lane.leave("silent")
+            raise _late() from None
+        except BaseException:
+            lane.abandon()
+            raise
+        if not held:
+            lane.leave(None)
+        self.use.answered = call.model
+        self.use.upstream_model = call.upstream_model
+        self.use.provider = lane.provider_id
+        self.use.first_content = self._loop.time() - self._started
+        return found
+
+    async def _whole(self, lane: Lane, call: ModelCall, ask: Callable[[ModelCall], Awaitable[bytes]]) -> bytes:
+        answer = await ask(call)
+        return answer if call.upstream_model == call.model else under_alias(answer, call.model)
+
+    async def _open(self, lane: Lane, call: ModelCall) -> _Opened:
+        stream = lane.provider.stream(call)
+        opened = _Opened(lane, call, stream)
+        try:
+            async for chunk in stream:
+                opened.opening.append(opened.named(chunk))
+                if _has_content(chunk) or len(opened.opening) >= _OPENING:
+                    return opened
+        except BaseException:
+            await _close(stream)
+            raise
+        opened.rest = None
+        if not opened.opening:
+            raise UpstreamFailed("the model's upstream failed: it said nothing", reason="broken")
+        return opened
+
+
+class _Opened:
+    """A stream whose first content has come."""
+
+    __slots__ = ("_alias", "_same", "lane", "opening", "rest")
+
+    def __init__(self, lane: Lane, call: ModelCall, rest: AsyncIterator[bytes]) -> None:
+        self.lane = lane
+        self.opening: list[bytes] = []
+        self.rest: AsyncIterator[bytes] | None = rest
+        self._alias = call.model
+        self._same = call.upstream_model == call.model
+
+    def named(self, chunk: bytes) -> bytes:
+        return chunk if self._same else under_alias(chunk, self._alias)
+
+
+def order_of(alias: str, fallbacks: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the aliases that a call of `alias` meets, each once. Raises ValueError where they lead in a circle."""
+    order: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise ValueError(" → ".join((*path[path.index(name) :], name)))
+        if name not in order:
+            order.append(name)
+        for other in fallbacks[name]:
+            visit(other, (*path, name))
+
+    visit(alias, ())
+    return order
+
+
+def _larger(context: int | None, than: int | None) -> bool:
+    return context is not None and than is not None and context > than
+
+
+def _late() -> UpstreamFailed:
+    return UpstreamFailed(
+        "the model did not answer in time (total)", status=504, code="UPSTREAM_TIMEOUT", reason="silent"
+    )
+
+
+def _has_content(chunk: bytes) -> bool:
+    """Whether a chunk holds anything of an answer: more than the role that opens it."""
+    try:
+        choices = _chunk(chunk).choices
+    except msgspec.DecodeError:
+        return True
+    return any(
+        choice.finish_reason is not None
+        or any(key != "role" and bytes(value) not in (b'""', b"null", b"[]") for key, value in choice.delta.items())
+        for choice in choices
+    )
+
+
+async def _close(stream: AsyncIterator[bytes] | None) -> None:
+    close = getattr(stream, "aclose", None)
+    if close is not None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE):
+                await close()

@@ -1,0 +1,298 @@
+"""The pool of connections to the SQL store: SQLite in the embedded default, PostgreSQL past one machine.
+
+It opens transactions that see one organisation, and turns every driver error into the gateway's own. It knows no
+table but Alembic's, never retries, and serves only on a schema that is exactly the one this gateway was written for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
+from prometheus_client import Counter, Gauge, Histogram
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import QueuePool
+
+from openclaw_gateway.api import (
+    Duration,
+    Fact,
+    HealthCheck,
+    Host,
+    PluginConfig,
+    Secret,
+    StartFailed,
+    StoreUnavailable,
+    asset,
+    hookimpl,
+)
+from openclaw_plugins.database import schema
+from openclaw_plugins.database.engines import Options, Pools, location, open_pools
+from openclaw_plugins.database.faults import kind_of, translated
+from openclaw_plugins.database.schema import SchemaState
+
+_TENANT = text("SELECT set_config('app.organization', :organization, true), set_config('app.system', :system, true)")
+_PARTITION_INTERVAL = 6 * 3600.0
+
+
+class SqlDatabase:
+    """Hands out transactions; a read sees one snapshot, a write is durable when its block has ended."""
+
+    provides: ClassVar[tuple[Fact[Any], ...]] = ()
+    requires: ClassVar[tuple[Fact[Any], ...]] = ()
+
+    class Config(PluginConfig, frozen=True, kw_only=True):
+        url: Annotated[
+            Secret | None,
+            Meta(description="postgresql://user:password@host/name or sqlite:///file; by default a file in data_dir."),
+        ] = None
+        pool_size: Annotated[int, Meta(ge=1, le=500, description="Connections of this process.")] = 10
+        pool_timeout: Annotated[
+            Duration, Meta(description="How long a request may wait for a connection before it gets a 503.")
+        ] = Duration(1)
+        connect_timeout: Annotated[Duration, Meta(description="To open a connection (PostgreSQL).")] = Duration(3)
+        statement_timeout: Annotated[Duration, Meta(description="For one statement (PostgreSQL).")] = Duration(5)
+        lock_timeout: Annotated[Duration, Meta(description="For one lock, on either store.")] = Duration(2)
+        idle_in_transaction_timeout: Annotated[
+            Duration, Meta(description="After which the server ends a silent transaction (PostgreSQL).")
+        ] = Duration(10)
+        synchronous: Annotated[
+            Literal["normal", "full"],
+            Meta(
+                description="SQLite: normal keeps what was acknowledged when the process is killed, "
+                "full also when the machine loses power."
+            ),
+        ] = "normal"
+        auto_upgrade: Annotated[
+            bool | None,
+            Meta(
+                description="Upgrade the schema at start. By default only for the SQLite file in data_dir; "
+                "elsewhere `openclaw-gateway db upgrade` does it."
+            ),
+        ] = None
+        application_role: Annotated[
+            Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")] | None,
+            Meta(
+                description="PostgreSQL: the role in which requests run; it should own nothing and not bypass "
+                "row security. `db upgrade` grants it what it needs.",
+            ),
+        ] = None
+
+    def __init__(self, config: Config, host: Host) -> None:
+        self._config = config
+        self._host = host
+        self._url = location(config.url.reveal() if config.url else None, host.data_dir / "gateway.db")
+        self._pools: Pools | None = None
+        self._duration = Histogram(
+            "database_query_duration_seconds",
+            "From the wait for a connection to the end of the transaction",
+            ("operation", "table"),
+            registry=host.registry,
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+        )
+        self._errors = Counter(
+            "database_errors", "Transactions that failed", ("operation", "error_type"), registry=host.registry
+        )
+        self._active = Gauge("database_connections_active", "Connections in use", ("pool",), registry=host.registry)
+
+    @property
+    def dialect(self) -> str:
+        return "postgresql" if self._url.get_backend_name() == "postgresql" else "sqlite"
+
+    @property
+    def shared(self) -> bool:
+        return self.dialect == "postgresql"
+
+    @asynccontextmanager
+    async def transaction(
+        self, organization: str | None, *, operation: str, table: str
+    ) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction that sees `organization` alone; None is for work of no tenant.
+
+        `operation` is one of select, insert, update, delete, sweep. On SQLite select may only read, and anything
+        else waits for the one writer; sweep has its own connections on PostgreSQL, so that load cannot starve it.
+        """
+        started = self._host.clock.monotonic()
+        try:
+            async with self._engine(operation).begin() as connection:
+                if self.shared:
+                    system = "on" if organization is None else "off"
+                    await connection.execute(_TENANT, {"organization": organization or "", "system": system})
+                yield connection
+        except Exception as error:
+            fault = translated(error)
+            if fault is None:
+                raise
+            self._errors.labels(operation, kind_of(fault, error)).inc()
+            raise fault from error
+        finally:
+            self._duration.labels(operation, table).observe(self._host.clock.monotonic() - started)
+
+    @hookimpl
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        if self.dialect == "sqlite":
+            _private(Path(str(self._url.database)))
+        self._pools = open_pools(self._url, self._options())
+        for name, engine in self._pools.named():
+            pool = engine.sync_engine.pool
+            if isinstance(pool, QueuePool):
+                self._active.labels(name).set_function(pool.checkedout)
+        try:
+            await self._settle_schema()
+            keeper = asyncio.create_task(self._keep_partitions()) if self.shared else None
+            try:
+                yield
+            finally:
+                if keeper is not None:
+                    keeper.cancel()
+                    await asyncio.wait([keeper])
+        finally:
+            pools, self._pools = self._pools, None
+            for _, engine in pools.named():
+                await engine.dispose()
+
+    @hookimpl
+    def health(self) -> Sequence[HealthCheck]:
+        checks = [HealthCheck("database", self._probe, gate="ready")]
+        if self.shared:
+            checks.append(HealthCheck("message_partitions", self._probe_partitions))
+        return checks
+
+    @hookimpl
+    def migrations(self) -> Path:
+        return asset("migrations") / "versions"
+
+    def migration_folders(self) -> list[Path]:
+        """Return the folders of revisions of this plugin and of every other that has tables of its own."""
+        folders = [self.migrations()]
+        for _, plugin in self._host.plugins():
+            hook = getattr(plugin, "migrations", None)
+            if hook is not None and hook() not in folders:
+                folders.append(hook())
+        return folders
+
+    @asynccontextmanager
+    async def owner(self) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction for the schema's own commands, outside the pools and the application's role."""
+        if self.dialect == "sqlite":
+            _private(Path(str(self._url.database)))
+        pools = open_pools(self._url, self._options(owner=True))
+        try:
+            async with pools.writer.begin() as connection:
+                yield connection
+        except Exception as error:
+            fault = translated(error)
+            if fault is None:
+                raise
+            raise fault from error
+        finally:
+            for _, engine in pools.named():
+                await engine.dispose()
+
+    async def upgrade(self) -> None:
+        """Bring the schema to the newest revision; several processes may ask for it at once."""
+        async with self.owner() as connection:
+            await schema.upgrade(connection, self.migration_folders(), self._config.application_role)
+
+    async def schema_state(self) -> SchemaState:
+        """Say where the schema stands, for the commands."""
+        return await self._schema_state(self.owner)
+
+    @property
+    def shown(self) -> str:
+        """Where the database is, without credentials."""
+        return self._url.set(username=None, password=None, query={}).render_as_string()
+
+    def _options(self, *, owner: bool = False) -> Options:
+        config = self._config
+        return Options(
+            pool_size=config.pool_size,
+            pool_timeout=config.pool_timeout,
+            connect_timeout=config.connect_timeout,
+            statement_timeout=600.0 if owner else config.statement_timeout,
+            lock_timeout=config.lock_timeout,
+            idle_in_transaction_timeout=config.idle_in_transaction_timeout,
+            synchronous=config.synchronous,
+            role=None if owner else config.application_role,
+        )
+
+    def _engine(self, operation: str) -> AsyncEngine:
+        if self._pools is None:
+            raise StoreUnavailable("database", "not open")
+        if operation == "select":
+            return self._pools.reader
+        if operation == "sweep":
+            return self._pools.sweeper
+        return self._pools.writer
+
+    async def _settle_schema(self) -> None:
+        automatic = self._config.auto_upgrade
+        if automatic is None:
+            automatic = self._config.url is None
+        try:
+            state = await self._schema_state(self._reading)
+            if not state.matches and state.behind and automatic:
+                await self.upgrade()
+                state = await self._schema_state(self._reading)
+            if self.shared and state.matches:
+                await self._ensure_partitions()
+        except StoreUnavailable as error:
+            raise StartFailed(f"the database at {self.shown} cannot be used: {error}") from error
+        if not state.matches:
+            raise StartFailed(state.complaint())
+
+    async def _schema_state(self, connected: Callable[[], AbstractAsyncContextManager[AsyncConnection]]) -> SchemaState:
+        folders = self.migration_folders()
+        async with connected() as connection:
+            found = await schema.current(connection)
+        return SchemaState(
+            self.shown, frozenset(found), frozenset(schema.heads(folders)), frozenset(schema.known(folders))
+        )
+
+    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self.transaction(None, operation="select", table="alembic_version")
+
+    async def _ensure_partitions(self) -> None:
+        async with self.transaction(None, operation="sweep", table="openclaw_messages") as connection:
+            await schema.ensure_partitions(connection)
+
+    async def _keep_partitions(self) -> None:
+        while True:
+            await asyncio.sleep(_PARTITION_INTERVAL)
+            try:
+                await self._ensure_partitions()
+            except StoreUnavailable as error:
+                self._host.logger.warning("message partitions could not be created", exc_info=error)
+
+    async def _probe(self) -> Mapping[str, Any]:
+        pools = self._pools
+        if pools is None:
+            raise StoreUnavailable("database", "not open")
+        try:
+            async with pools.maintenance.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except Exception as error:
+            raise translated(error) or error from error
+        return {"dialect": self.dialect}
+
+    async def _probe_partitions(self) -> Mapping[str, Any]:
+        async with self.transaction(None, operation="sweep", table="openclaw_messages") as connection:
+            missing = await schema.missing_partitions(connection)
+        if missing:
+            raise StoreUnavailable("database", f"no partition of openclaw_messages for {', '.join(missing)}")
+        return {"months_ahead": schema.MONTHS_AHEAD}
+
+
+def _private(file: Path) -> None:
+    """Make the file before SQLite does, closed to others; the -wal and -shm files take over its mode."""
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise StartFailed(f"the database file {file} cannot be opened: {error.strerror}") from error

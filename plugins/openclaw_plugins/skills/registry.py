@@ -1,0 +1,71 @@
+"""All skills by name: what a caller's tier may see and run. It runs none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from openclaw_gateway.api import Skill, SkillInfo, SkillParamsRefused, SkillSource, StartFailed, Tier
+from openclaw_plugins.skills.parameters import ParameterSchema, Problem
+
+
+class Known(msgspec.Struct, frozen=True):
+    """A skill with its schema."""
+
+    skill: Skill
+    schema: ParameterSchema
+
+    @property
+    def info(self) -> SkillInfo:
+        return self.skill.info
+
+    def problems(self, params: Mapping[str, Any]) -> Sequence[Problem]:
+        """Return what is wrong with parameters: first what the schema says, then what the skill itself does."""
+        found = self.schema.problems(params)
+        if not found:
+            try:
+                self.skill.check(params)
+            except SkillParamsRefused as refused:
+                return [(f"params.{path}" if path else "params", message) for path, message in refused.problems]
+        return found
+
+
+class Registry:
+    """The skills of all sources; of two with one name, that of the earlier source is taken."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Known] = {}
+
+    def fill(self, sources: Iterable[tuple[str, SkillSource]], logger: logging.Logger) -> None:
+        """Ask every source. Raises StartFailed for a skill whose schema is none."""
+        self._known = {}
+        for id, source in sources:
+            for skill in source.skills():
+                name = skill.info.name
+                if name in self._known:
+                    logger.warning("the skill %s of %s is hidden by an earlier one of that name", name, id)
+                    continue
+                try:
+                    self._known[name] = Known(skill, ParameterSchema(skill.info.parameters))
+                except ValueError as error:
+                    raise StartFailed(f"the skill {name!r} of {id!r} has no good schema: {error}") from error
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def find(self, name: str, tier: Tier) -> Known | None:
+        """Return a skill that the tier has; what it has not is not told from what is not there."""
+        if tier.skills is not None and name not in tier.skills:
+            return None
+        return self._known.get(name)
+
+    def of(self, tier: Tier) -> list[SkillInfo]:
+        return [
+            known.info for name, known in sorted(self._known.items()) if tier.skills is None or name in tier.skills
+        ]
