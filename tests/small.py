@@ -118,6 +118,10 @@ class Tally:
     def __init__(self, host: Host) -> None:
         self.used: dict[str, int] = {}
 
+    @hookimpl
+    def inherit(self, previous: Any) -> None:
+        self.used = previous.used
+
     async def admit(self, organization: str, takes: Any) -> list[Balance]:
         balances = []
         for take in takes:

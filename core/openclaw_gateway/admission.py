@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
 from uuid_utils import uuid7
 
 from openclaw_gateway.capabilities import Accounts, Counters, Hold
@@ -21,7 +22,7 @@ from openclaw_gateway.meters import Balance, Charge, Limit, Meter, Take
 from openclaw_gateway.refusals import Refusal, unavailable
 
 if TYPE_CHECKING:
-    from openclaw_gateway.exchange import Exchange
+    from openclaw_gateway.exchange import Exchange, Reply
 
 logger = logging.getLogger("openclaw.admission")
 
@@ -159,6 +160,26 @@ class Admission:
 
     async def admit(self, x: Exchange, plan: Plan, *, session: str | None = None, amount: int = 1) -> Refusal | None:
         """Charge every limit of the plan, or refuse. The receipt is on `x`, also after a refusal."""
+        refusal = await self._count(x, plan, session, amount)
+        if refusal is None and plan.durable:
+            refusal = await self._reserve(x, plan, session, amount)
+        return refusal
+
+    async def admit_request(self, x: Exchange, plan: Plan) -> Reply | Refusal | None:
+        """Admit a request before its handler: as `admit`, and a guard may answer before what lasts is charged."""
+        if x.guard is None:
+            return await self.admit(x, plan)
+        answer: Reply | Refusal | None = await self._count(x, plan, None, 1)
+        if answer is None:
+            answer = await x.guard.enter()
+            if answer is not None and x.receipt is not None:
+                await x.receipt.release_leases()
+        if answer is None and plan.durable:
+            answer = await self._reserve(x, plan, None, 1)
+        return answer
+
+    async def _count(self, x: Exchange, plan: Plan, session: str | None, amount: int) -> Refusal | None:
+        """Charge the fast account: rates, and leases of connections."""
         principal = x[PRINCIPAL]
         organization = principal.organization
         receipt = x.receipt
@@ -175,10 +196,21 @@ class Admission:
             leases = [take for take in takes if take.lease is not None]
             if leases:
                 receipt._leased(counters, leases)
+        return None
+
+    async def _reserve(self, x: Exchange, plan: Plan, session: str | None, amount: int) -> Refusal | None:
+        """Reserve in the durable account: quotas, and leases of what is stored."""
+        principal = x[PRINCIPAL]
+        organization = principal.organization
+        receipt = x.receipt
+        assert receipt is not None
+        reference = x.guard.reference if x.guard is not None else None
         for accounts, group in plan.durable:
             takes = group.of(x, principal, session, amount)
             if not takes:
                 continue
+            if reference is not None:
+                takes = [take if take.lease is not None else replace(take, lease=reference) for take in takes]
             try:
                 balances, holds = await accounts.reserve(organization, takes)
             except StoreUnavailable as error:

@@ -1,5 +1,6 @@
 """Everything that a plugin may import, in one list. What is not here may change without notice."""
 
+from openclaw_gateway.accounting import ChargeReferences, QuotaEvent, Standing, Standings
 from openclaw_gateway.api_keys import AuditEntry, By, IssuedKey, KeyRecord, KeyStore, NotGrantable, UnknownKey
 from openclaw_gateway.assets import asset
 from openclaw_gateway.capabilities import (
@@ -24,7 +25,7 @@ from openclaw_gateway.capabilities import (
     TurnEnd,
 )
 from openclaw_gateway.clock import Clock, SystemClock
-from openclaw_gateway.config.document import PluginConfig, needs
+from openclaw_gateway.config.document import DeclaredSkill, PluginConfig, needs
 from openclaw_gateway.config.units import Duration, Secret, Size
 from openclaw_gateway.decoding import Disconnected, decode, read_body, storable
 from openclaw_gateway.errors import (
@@ -38,6 +39,7 @@ from openclaw_gateway.errors import (
 )
 from openclaw_gateway.exchange import Exchange, Fact, Outcome, Reply, ResponseHead
 from openclaw_gateway.facts import PRINCIPAL, REQUEST_ID, SESSION_ID, TIER, TRACE_ID, Principal
+from openclaw_gateway.guard import Guard
 from openclaw_gateway.hooks import HealthCheck, hookimpl
 from openclaw_gateway.host import Host
 from openclaw_gateway.meters import (
@@ -55,8 +57,10 @@ from openclaw_gateway.meters import (
     Take,
 )
 from openclaw_gateway.models import MODEL_USE, ModelUse
+from openclaw_gateway.redis import Prepared, Redis
 from openclaw_gateway.refusals import (
     Refusal,
+    anthropic_error,
     bad_request,
     conflict,
     forbidden,
@@ -103,10 +107,12 @@ __all__ = [
     "Balance",
     "By",
     "Charge",
+    "ChargeReferences",
     "Clock",
     "Conversation",
     "Counters",
     "Database",
+    "DeclaredSkill",
     "Disconnected",
     "Duration",
     "Event",
@@ -116,6 +122,7 @@ __all__ = [
     "ExecutionStatus",
     "Fact",
     "GatewayError",
+    "Guard",
     "HealthCheck",
     "Hold",
     "Host",
@@ -134,7 +141,10 @@ __all__ = [
     "Outcome",
     "Page",
     "PluginConfig",
+    "Prepared",
     "Principal",
+    "QuotaEvent",
+    "Redis",
     "Refusal",
     "Refused",
     "Reply",
@@ -155,6 +165,8 @@ __all__ = [
     "SkillRun",
     "SkillRunner",
     "SkillSource",
+    "Standing",
+    "Standings",
     "StartFailed",
     "StoreBusy",
     "StoreUnavailable",
@@ -166,6 +178,7 @@ __all__ = [
     "UnknownKey",
     "UpstreamFailed",
     "UpstreamReason",
+    "anthropic_error",
     "as_text",
     "asset",
     "bad_request",

@@ -5,6 +5,7 @@ An exchange is one HTTP request, one WebSocket handshake or one WebSocket messag
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 import msgspec
@@ -13,6 +14,7 @@ from openclaw_gateway.refusals import Refusal
 
 if TYPE_CHECKING:
     from openclaw_gateway.admission import Receipt
+    from openclaw_gateway.guard import Guard
     from openclaw_gateway.pipeline import CompiledRoute
 
 T = TypeVar("T")
@@ -87,12 +89,14 @@ class Exchange:
     __slots__ = (
         "_facts",
         "client",
+        "guard",
         "kind",
         "method",
         "outcome",
         "parent",
         "path",
         "receipt",
+        "receive",
         "refusal",
         "route",
         "scope",
@@ -116,6 +120,10 @@ class Exchange:
         self.outcome = Outcome()
         #: what admission charged; None before admission, and where no limit applied
         self.receipt: Receipt | None = None
+        #: where the handler reads the body of an HTTP request; a guard that has read it puts it back
+        self.receive: Callable[[], Awaitable[Any]] | None = None
+        #: what a step has put around the effects of this exchange
+        self.guard: Guard | None = None
         #: the refusal that ended the exchange, if one did
         self.refusal: Refusal | None = None
         #: for kind "message": the exchange of the handshake

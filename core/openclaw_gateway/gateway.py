@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +41,7 @@ from openclaw_gateway.response import log_fault, refusal_of
 from openclaw_gateway.routes import Route, bound_routes
 from openclaw_gateway.runner import Runner, stage_seconds
 from openclaw_gateway.structs import Finding
+from openclaw_gateway.tiers import idle_limits
 
 T = TypeVar("T")
 
@@ -123,6 +125,13 @@ class Gateway:
         for task in done:
             if (error := task.exception()) is not None:
                 logger.error("plugin %s failed to drain", tasks[task], exc_info=error)
+
+    def inherit(self, previous: Gateway) -> None:
+        """Let every plugin take over what its predecessor of the same id keeps in memory."""
+        for id, found in self._implementations.items():
+            before = previous.instances.get(id)
+            if "inherit" in found and type(before) is type(self.instances[id]):
+                found["inherit"](before)
 
     def plugin(self, id: str) -> Any:
         """Return the plugin instance of this id."""
@@ -254,6 +263,9 @@ class Gateway:
         self._refuse(findings)
         meters = known_meters(c.route for c in compiled)
         self.admission.by_meter, self.admission.whole = plans_by_meter(self.steps, self.tiers, meters)
+        owners = [step.id for step in self.steps if "charges" in step.implementations]
+        idle = idle_limits(self.tiers, owners, self.admission.whole, [c.route for c in compiled])
+        self._refuse((), [Problem.of(finding, partial(self.tier_files.origin, tier)) for tier, finding in idle])
         *served, unmatched = compiled
         table = {(id(c.handler), c.route.path): c for c in served}
         runner = Runner(
@@ -300,6 +312,6 @@ def _render(request: Request[Any, Any, Any], error: Exception) -> LitestarRespon
         x.outcome.error = error
         if refusal.status == 500:
             log_fault(x, error)
-    headers, body = refusal.render(x.path, x.get(REQUEST_ID))
+    headers, body = refusal.render(x.path, x.get(REQUEST_ID), x.route.route.surface)
     given = {name.decode(): value.decode() for name, value in headers if name != b"content-length"}
     return LitestarResponse(body, status_code=refusal.status, headers=given, media_type=given.pop("content-type"))

@@ -17,6 +17,7 @@ import msgspec
 import pluggy
 
 if TYPE_CHECKING:
+    from openclaw_gateway.accounting import QuotaEvent
     from openclaw_gateway.exchange import Exchange, Outcome, Reply, ResponseHead
     from openclaw_gateway.meters import Charge
     from openclaw_gateway.refusals import Refusal
@@ -90,6 +91,15 @@ def migrations() -> Path:  # type: ignore[empty-body]
 
 
 @hookspec
+def inherit(previous: Any) -> None:
+    """Take over what `previous`, the plugin of the same id and class before a reload, keeps in memory.
+
+    Called once a reload, before the lifespan is entered; both instances are then in use until the old gateway
+    has drained. Counters are the reason: a reload must not hand out a fresh window.
+    """
+
+
+@hookspec
 def notices() -> Sequence[str]:  # type: ignore[empty-body]
     """Return lines that `serve` prints once, when it is ready: what an operator should know now.
 
@@ -103,6 +113,17 @@ def draining(within: float) -> Awaitable[None]:  # type: ignore[empty-body]
 
     Called once a stop, after new requests are refused and before the server closes its connections. All
     plugins drain at the same time; what is not done in time is cancelled. Return an awaitable.
+    """
+
+
+@hookspec
+def on_quota_event(event: QuotaEvent) -> Awaitable[None] | None:
+    """Called when an organisation has passed a threshold of a quota: `warn_at` of it, and all of it.
+
+    There is one event for each organisation, subject, quota, period and threshold, also over restarts, replicas
+    and edits of limits. It is written with the charge that passed the threshold and delivered by one replica, at
+    least once: again, with the same `event.key`, where a listener raises or the replica dies. Read once, at start.
+    What has to wait is returned as an awaitable.
     """
 
 

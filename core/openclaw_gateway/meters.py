@@ -47,7 +47,10 @@ BUILT_IN = {m.name: m for m in (REQUESTS, MESSAGES, SESSIONS, SKILLS, TOKENS, WS
 
 
 class Limit(msgspec.Struct, frozen=True, kw_only=True):
-    """One limit of one tier, typed. `name` is `<plugin id>.<table>`; `window` is in seconds, for rates."""
+    """One limit of one tier, typed. `name` is `<plugin id>.<table>`; `window` is in seconds, for rates.
+
+    `tier` is the tier that sets it, for the account to remember; usage belongs to the name alone.
+    """
 
     name: str
     meter: str
@@ -61,6 +64,7 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
     on_backend_failure: OnBackendFailure = "closed"
     mode: Mode = "enforce"
     warn_at: float = 0.8
+    tier: str = ""
 
     def bound(self) -> int:
         """Most that can be admitted in any interval as long as the window.
@@ -93,7 +97,10 @@ class Charge(msgspec.Struct, frozen=True):
 
 
 class Take(msgspec.Struct, frozen=True):
-    """What one admission asks of one limit. `lease` names the holder where the limit is a lease."""
+    """What one admission asks of one limit. `lease` names the holder where the limit is a lease.
+
+    Where it is a quota, `lease` is the reference under which the charge can be found again, if there is one.
+    """
 
     limit: Limit
     subject: str

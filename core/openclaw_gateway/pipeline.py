@@ -260,7 +260,7 @@ def known_meters(routes: Iterable[Route]) -> dict[str, Meter]:
     """Return the built-in meters and those that only a route of a plugin knows."""
     meters = dict(BUILT_IN)
     for route in routes:
-        meters.update({m.name: m for m in (*route.meters, *route.message_meters)})
+        meters.update({m.name: m for m in (*route.meters, *route.message_meters, *route.charges_later)})
     return meters
 
 

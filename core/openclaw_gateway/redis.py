@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-Word = str | bytes | int
-
 
 class Prepared(Protocol):
     """A script call, encoded once; it may be run any number of times."""
@@ -27,11 +25,16 @@ class Redis(Protocol):
         ...
 
     @property
+    def prefix(self) -> str:
+        """What every key of this gateway begins with; it holds no braces, so a hash tag may follow."""
+        ...
+
+    @property
     def degraded(self) -> bool:
         """Whether any node is known not to answer now."""
         ...
 
-    def prepare(self, script: str, keys: Sequence[str], arguments: Sequence[Word]) -> Prepared:
+    def prepare(self, script: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> Prepared:
         """Encode the call of a Lua script. All keys share one hash tag; there is at least one."""
         ...
 
@@ -39,6 +42,6 @@ class Redis(Protocol):
         """Run a script once. Raises StoreUnavailable, StoreBusy."""
         ...
 
-    async def call(self, key: str | None, *command: Word) -> Any:
+    async def call(self, key: str | None, *command: str | bytes | int) -> Any:
         """Send one command to the node that holds `key`, or to any. Raises StoreUnavailable, StoreBusy."""
         ...

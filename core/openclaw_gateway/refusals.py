@@ -1,7 +1,7 @@
 """What a client is told when a request is not served: one value, rendered late into the one error body.
 
-The body is an RFC 9457 problem document that also holds the `error` object which OpenAI's and
-Anthropic's SDKs read. Nothing of the cause of a fault is ever in it; that is in the log.
+The body is an RFC 9457 problem document that also holds the `error` object which OpenAI's SDKs read; under
+Anthropic's paths it is the object that theirs read. Nothing of the cause of a fault is ever in it; that is in the log.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[bytes, bytes], ...] = ()
     extra: Mapping[str, Any] = {}
 
-    def render(self, instance: str, request_id: str | None) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    def render(
+        self, instance: str, request_id: str | None, surface: str = "own"
+    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
         """Return headers and body; `instance` is the request's path without its query."""
+        if surface == "anthropic":
+            return self._headed(b"application/json", msgspec.json.encode(anthropic_error(self, request_id)))
         title = HTTPStatus(self.status).phrase
         error: dict[str, Any] = {
             "code": self.code,
@@ -51,8 +55,11 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
                 "error": error,
             }
         )
+        return self._headed(PROBLEM_JSON, body)
+
+    def _headed(self, media_type: bytes, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
         headers = [
-            (b"content-type", PROBLEM_JSON),
+            (b"content-type", media_type),
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"no-store"),
             *self.headers,
@@ -63,6 +70,31 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
             headers.append((b"retry-after", str(seconds).encode()))
             headers.append((b"retry-after-ms", str(max(1, math.ceil(self.retry_after * 1000))).encode()))
         return headers, body
+
+
+def anthropic_error(refusal: Refusal, request_id: str | None) -> dict[str, Any]:
+    """Return the error object of Anthropic's API; our own code and path are in it beside theirs."""
+    error = {
+        "type": _ANTHROPIC_TYPES.get(refusal.status, "api_error"),
+        "message": refusal.message,
+        "code": refusal.code,
+        "param": refusal.param,
+        **refusal.extra,
+    }
+    return {"type": "error", "error": error, "request_id": request_id}
+
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 def bad_request(message: str, *, param: str | None = None, problems: Sequence[Mapping[str, str]] = ()) -> Refusal:

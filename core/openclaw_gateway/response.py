@@ -46,7 +46,7 @@ class Response:
             if last and x.receipt is not None and x.receipt.holds:
                 await self._commit()
             if self._held is not None:
-                await self._start(self._held)
+                await self._begin(self._held)
             data = message.get("body", b"")
             for call in x.route.chunk:
                 if call.index < self.entered:
@@ -54,6 +54,10 @@ class Response:
                     if replaced is not None:
                         data = replaced
                         message = {**message, "body": data}
+            if x.guard is not None:
+                x.guard.chunk(data)
+                if last:
+                    await x.guard.leave()
             x.outcome.bytes_sent += len(data)
             await self._send(message)
             if last:
@@ -62,7 +66,7 @@ class Response:
             if x.receipt is not None and x.receipt.holds:
                 self._held = message
             else:
-                await self._start(message)
+                await self._begin(message)
         else:
             if kind == "websocket.accept":
                 self.started = True
@@ -81,6 +85,10 @@ class Response:
         if self._x.method == "HEAD":
             body = b""
         self._held = None
+        if self._x.guard is not None:
+            self._x.guard.started(status, headers)
+            self._x.guard.chunk(body)
+            await self._x.guard.leave()
         await self._start({"type": "http.response.start", "status": status, "headers": headers})
         self._x.outcome.bytes_sent += len(body)
         await self._send({"type": "http.response.body", "body": body})
@@ -101,8 +109,13 @@ class Response:
         if isinstance(reply, Reply):
             return reply.status, list(reply.headers), reply.body
         noted(self._x, reply)
-        headers, body = reply.render(self._x.path, self._x.get(REQUEST_ID))
+        headers, body = reply.render(self._x.path, self._x.get(REQUEST_ID), self._x.route.route.surface)
         return reply.status, headers, body
+
+    async def _begin(self, message: Message) -> None:
+        if self._x.guard is not None:
+            self._x.guard.started(message["status"], list(message.get("headers") or []))
+        await self._start(message)
 
     async def _start(self, message: Message) -> None:
         self._held = None

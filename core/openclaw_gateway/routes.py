@@ -27,6 +27,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     `access`: public (no credential is looked at), optional (one is used where given), authenticated.
     `scopes`: all of these must be granted to the caller. `tiers`: only these may call; empty for all.
     `meters`: what one request emits before its handler runs. `message_meters`: what one WebSocket message emits.
+    `charges_later`: what the handler emits itself, by `admission.charge`.
     `body`, `answer`: Structs for the document; `status` of the good answer.
     """
 
@@ -37,6 +38,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     tiers: tuple[str, ...] = ()
     meters: tuple[Meter, ...] = ()
     message_meters: tuple[Meter, ...] = ()
+    charges_later: tuple[Meter, ...] = ()
     surface: Surface = "own"
     summary: str = ""
     query: Mapping[str, Any] = {}

@@ -86,6 +86,7 @@ class Runner:
         route, refusal = self.match(scope["path"], scope["method"])
         x = Exchange("http", scope["method"], scope["path"], route, scope, started)
         x.client, x.trusted_peer = self._peers.client_of(scope)
+        x.receive = receive
         scope["exchange"] = x
         if self._sampling:
             self._untimed += 1
@@ -98,7 +99,7 @@ class Runner:
             if reply is None:
                 reply = refusal
             if reply is None:
-                await self._app(scope, receive, response)
+                await self._app(scope, x.receive, response)
                 if not response.finished and not x.outcome.disconnected:
                     x.outcome.disconnected = True
             else:
@@ -164,11 +165,11 @@ class Runner:
             return unavailable("the gateway cannot tell whom to charge")
         plan = x.route.plans[tier.name]
         if timings is None:
-            return await self._admission.admit(x, plan)
+            return await self._admission.admit_request(x, plan)
         begun = self._monotonic()
-        refusal = await self._admission.admit(x, plan)
+        reply = await self._admission.admit_request(x, plan)
         timings["admission"] = self._monotonic() - begun
-        return refusal
+        return reply
 
     async def _step(self, x: Exchange, call: Call) -> Reply | Refusal | None:
         try:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import os
+import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
 from openclaw_gateway.edge import Edge
+from openclaw_gateway.front import Front, reload_and_report
 from openclaw_gateway.gateway import Gateway
 from openclaw_gateway.sockets import Socket
 
 logger = logging.getLogger("openclaw.server")
+
+#: in data_dir: the process that serves, and what became of its last reload
+PID_FILE, OUTCOME_FILE = "gateway.pid", "reload.json"
 
 
 class Server(uvicorn.Server):
@@ -25,12 +33,12 @@ class Server(uvicorn.Server):
 
     def __init__(self, gateway: Gateway, *, ready: Callable[[], None] = lambda: None) -> None:
         settings = gateway.document.gateway
-        self.gateway = gateway
+        self.front = Front(gateway)
         self._ready = ready
         self._drain: asyncio.Task[None] | None = None
         super().__init__(
             uvicorn.Config(
-                app=gateway,
+                app=self.front,
                 host=settings.host,
                 port=settings.port,
                 http=Edge.for_settings(settings.edge),
@@ -53,6 +61,11 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
             )
         )
+
+    @property
+    def gateway(self) -> Gateway:
+        """The gateway that serves now."""
+        return self.front.gateway
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -102,10 +115,43 @@ def run(gateway: Gateway, *, ready: Callable[[], None]) -> int:
 
 
 async def _run(gateway: Gateway, ready: Callable[[], None]) -> int:
-    async with gateway.running():
-        server = Server(gateway, ready=ready)
-        await server.serve()
+    server = Server(gateway, ready=ready)
+    async with server.front.serving():
+        with _presence(server):
+            await server.serve()
         return 0 if server.started else 1
+
+
+@contextmanager
+def _presence(server: Server) -> Iterator[None]:
+    """Say where the process is, and reload on SIGHUP; the outcome is left for the command `reload` to read."""
+    settings = server.gateway.document.gateway
+    folder = server.gateway.config_dir / settings.data_dir
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    pid, outcome = folder / PID_FILE, folder / OUTCOME_FILE
+    running: set[asyncio.Task[None]] = set()
+
+    async def reload() -> None:
+        report = await reload_and_report(server.front)
+        fresh = outcome.with_suffix(".new")
+        fresh.write_text(json.dumps(report))
+        fresh.replace(outcome)
+
+    def on_hangup() -> None:
+        task = asyncio.ensure_future(reload())
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    loop = asyncio.get_running_loop()
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, on_hangup)
+    pid.write_text(str(os.getpid()))
+    try:
+        yield
+    finally:
+        pid.unlink(missing_ok=True)
+        if hasattr(signal, "SIGHUP"):
+            loop.remove_signal_handler(signal.SIGHUP)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -11,6 +11,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 #: how long a peer may take to read our close frame and to answer it
 _CLOSING = 5.0
+#: bytes in the transport past which a sender waits; the queue that is counted stands before it
+_BUFFER = 16 * 1024
 
 
 class Socket(WebSocketsSansIOProtocol):
@@ -21,10 +23,16 @@ class Socket(WebSocketsSansIOProtocol):
         self.close_timeout = _CLOSING
         self._failed = False
 
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=_BUFFER)
+
     async def send(self, message: Any) -> None:
         if message["type"] != "websocket.close":
             await super().send(message)
-            if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            if message["type"] == "websocket.accept":
+                del self.response  # it has been sent, and thousands of sockets would keep theirs
+            elif message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
                 self.handshake_complete = True  # it was refused; the base would log that as an error of ours
             return
         # The base waits until the peer has read what was sent before; one that never reads would never be closed.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from openclaw_gateway.config.layers import TomlFile
 from openclaw_gateway.config.problems import Problem
+from openclaw_gateway.meters import BUILT_IN
 from openclaw_gateway.structs import Finding, collect, nearest
+
+if TYPE_CHECKING:
+    from openclaw_gateway.admission import Plan
+    from openclaw_gateway.routes import Route
 
 #: keys of a tier file that belong to the host; every other key is the id of a plugin with limits
 _OWN: dict[str, Any] = {"title": str, "models": list[str], "skills": list[str], "scopes": list[str]}
@@ -97,6 +102,27 @@ class TierFiles:
 
     def origin(self, tier: str, keys: tuple[str | int, ...] = ()) -> str:
         return self.files[tier].origin(keys)
+
+
+def idle_limits(
+    tiers: Mapping[str, Tier], owners: Iterable[str], whole: Mapping[str, Plan], routes: Iterable[Route]
+) -> list[tuple[str, Finding]]:
+    """Find limits whose meter nothing emits, each with its tier: they would count nothing."""
+    emitted = {meter.name for meter in BUILT_IN.values() if not meter.required}
+    for route in routes:
+        emitted |= {m.name for m in (*route.meters, *route.message_meters, *route.charges_later)}
+    found = []
+    for tier in tiers.values():
+        counted = {limit.name for limit in whole[tier.name].limits if limit.meter in emitted}
+        for owner in owners:
+            for name, table in tier.tables.get(owner, {}).items():
+                if f"{owner}.{name}" not in counted:
+                    meter = getattr(table, "meter", None) or name
+                    message = f"counts nothing: no route meters {meter!r}"
+                    expected = "one of: " + ", ".join(sorted(emitted))
+                    finding = Finding((owner, name), message, expected=expected, nearest=nearest(meter, emitted))
+                    found.append((tier.name, finding))
+    return found
 
 
 def _opened(data: Mapping[str, Any], key: str) -> frozenset[str] | None:

@@ -17,6 +17,7 @@ _OWN = {
     "init": "openclaw_gateway.cli.init:init",
     "pipeline": "openclaw_gateway.cli.inspect:pipeline",
     "plugins": "openclaw_gateway.cli.inspect:plugins",
+    "reload": "openclaw_gateway.cli.reload:reload",
     "routes": "openclaw_gateway.cli.inspect:routes",
     "schema": "openclaw_gateway.cli.schema:schema",
     "serve": "openclaw_gateway.cli.serve:serve",

@@ -139,7 +139,8 @@ class Model(PluginConfig, frozen=True, kw_only=True):
         Meta(description="Tokens that it can take in; a prompt too long for it goes to a fallback that states more."),
     ] = None
     capacity: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="Most calls at the same time in one process; by default without bound.")
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Most calls at the same time in one process; by default without bound."),
     ] = None
     capacity_wait: Annotated[Duration, Meta(description="How long a call waits for a place.")] = Duration(1)
 

@@ -18,7 +18,7 @@ from openclaw_gateway.clock import Clock
 from openclaw_gateway.gateway import Gateway
 from openclaw_gateway.server import Server
 
-__all__ = ["ManualClock", "build", "configuration", "serving"]
+__all__ = ["ManualClock", "build", "configuration", "served", "serving"]
 
 REMOVED = object()
 
@@ -90,9 +90,16 @@ def build(path: Path, *, environ: Mapping[str, str] | None = None, clock: Clock 
 @asynccontextmanager
 async def serving(gateway: Gateway) -> AsyncIterator[str]:
     """Open the gateway and serve it on a real socket in this loop; yields its URL."""
-    async with gateway.running():
-        ready = asyncio.Event()
-        server = Server(gateway, ready=ready.set)
+    async with served(gateway) as server:
+        yield server.gateway.url
+
+
+@asynccontextmanager
+async def served(gateway: Gateway) -> AsyncIterator[Server]:
+    """Like `serving`, and yields the server: its `front` reloads."""
+    ready = asyncio.Event()
+    server = Server(gateway, ready=ready.set)
+    async with server.front.serving():
         task = asyncio.create_task(server.serve_in_this_loop())
         waiting = asyncio.create_task(ready.wait())
         try:
@@ -100,7 +107,7 @@ async def serving(gateway: Gateway) -> AsyncIterator[str]:
             if task.done():
                 await task
                 raise RuntimeError("the server stopped before it was ready")
-            yield gateway.url
+            yield server
         finally:
             waiting.cancel()
             server.should_exit = True

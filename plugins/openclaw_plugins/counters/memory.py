@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from openclaw_gateway.api import Balance, Duration, Fact, Host, Limit, PluginConfig, Take
+from openclaw_gateway.api import Balance, Duration, Fact, Host, Limit, PluginConfig, Take, hookimpl
 from openclaw_plugins.counters.window import NEVER, RATES, Holders, Rate
 
 #: how many old tallies an admission looks at to find empty ones: for each new tally, and when no place is left
@@ -60,6 +60,11 @@ class MemoryCounters:
     def __len__(self) -> int:
         """How many subjects are counted now."""
         return len(self._tallies)
+
+    @hookimpl
+    def inherit(self, previous: MemoryCounters) -> None:
+        # One table for both until the old gateway has drained: a reload must not hand out a fresh window.
+        self._tallies, self._rounds = previous._tallies, previous._rounds
 
     async def admit(self, organization: str, takes: Sequence[Take]) -> Sequence[Balance]:
         now = self._now()

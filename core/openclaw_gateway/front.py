@@ -1,0 +1,144 @@
+"""The one reference through which every request enters, and the reload that swaps it.
+
+A reload builds a second gateway beside the first, opens it, and only then changes the reference: a request sees the
+one or the other, never a mix. What is wrong with the new configuration changes nothing. The old gateway is closed
+when its last exchange has ended, or its drain time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from openclaw_gateway.config.layers import Layers, TomlFile
+from openclaw_gateway.errors import ConfigError, StartFailed
+from openclaw_gateway.gateway import Gateway
+
+logger = logging.getLogger("openclaw.reload")
+
+#: settings that belong to the listening socket and to the process: a reload cannot change them
+_FIXED = ("host", "port", "workers", "data_dir", "edge", "tls")
+
+
+class Front:
+    """Serves the current gateway, as ASGI."""
+
+    def __init__(self, gateway: Gateway, *, environ: Mapping[str, str] | None = None) -> None:
+        self._served = _Served(gateway)
+        self._environ = environ
+        self._reloading = asyncio.Lock()
+        self._retired: set[asyncio.Task[None]] = set()
+
+    @property
+    def gateway(self) -> Gateway:
+        return self._served.gateway
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        served = self._served
+        served.active += 1
+        try:
+            await served.gateway(scope, receive, send)
+        finally:
+            served.active -= 1
+            if not served.active:
+                served.idle.set()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Open the gateway; close whichever is current at the end, and those that are still draining."""
+        await self._served.open()
+        try:
+            yield
+        finally:
+            if self._retired:
+                await asyncio.wait(self._retired)
+            await self._served.close()
+
+    async def reload(self) -> list[str]:
+        """Read the file again and swap; return what needs a restart to take effect.
+
+        Raises ConfigError or StartFailed, and then nothing has changed.
+        """
+        async with self._reloading:
+            old = self._served
+            file = old.gateway.layers.file
+            layers = await asyncio.to_thread(lambda: Layers(TomlFile(file.path, file.shown), self._environ))
+            fresh = await asyncio.to_thread(
+                Gateway, layers, clock=old.gateway.clock, generation=old.gateway.generation + 1
+            )
+            fresh.url = old.gateway.url
+            fresh.inherit(old.gateway)
+            new = _Served(fresh)
+            await new.open()
+            self._served = new
+            task = asyncio.create_task(self._retire(old))
+            self._retired.add(task)
+            task.add_done_callback(self._retired.discard)
+        before, after = old.gateway.document.gateway, fresh.document.gateway
+        fixed = [f"gateway.{name}" for name in _FIXED if getattr(before, name) != getattr(after, name)]
+        logger.info(
+            "reloaded", extra={"fields": {"generation": fresh.generation, **({"needRestart": fixed} if fixed else {})}}
+        )
+        return fixed
+
+    async def _retire(self, old: _Served) -> None:
+        within = old.gateway.document.gateway.drain_timeout
+        if old.active:
+            old.idle.clear()
+            try:
+                async with asyncio.timeout(within):
+                    await old.idle.wait()
+            except TimeoutError:
+                # What outlives requests (sockets) is told to come back, and then meets the new gateway.
+                await old.gateway.drain(within)
+        await old.close()
+
+
+class _Served:
+    """A gateway that is open: how many exchanges it carries, and the task in which its plugins live."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.active = 0
+        self.idle = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._life: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Enter every lifespan, in a task of its own: a task group must be left by the task that entered it."""
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._life = asyncio.create_task(self._live(opened))
+        await opened
+
+    async def close(self) -> None:
+        self._closing.set()
+        if self._life is not None:
+            await self._life
+
+    async def _live(self, opened: asyncio.Future[None]) -> None:
+        try:
+            async with self.gateway.running():
+                opened.set_result(None)
+                await self._closing.wait()
+        except Exception as error:
+            if opened.done():
+                logger.error("a gateway did not close cleanly", exc_info=error)
+            else:
+                opened.set_exception(error)
+
+
+async def reload_and_report(front: Front) -> dict[str, Any]:
+    """Reload; say what became of it in a form for the log and for the command."""
+    try:
+        fixed = await front.reload()
+    except ConfigError as error:
+        for problem in error.problems:
+            logger.error("not reloaded: %s", problem)
+        return {"ok": False, "generation": front.gateway.generation, "problems": [str(p) for p in error.problems]}
+    except StartFailed as error:
+        logger.error("not reloaded: %s", error)
+        return {"ok": False, "generation": front.gateway.generation, "problems": [str(error)]}
+    return {"ok": True, "generation": front.gateway.generation, "problems": [], "needRestart": fixed}

@@ -1,0 +1,130 @@
+"""A reload swaps one value: no request fails, none sees a mix, and a bad file changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from small import CONFIG, TIERS
+
+from openclaw_gateway.errors import ConfigError
+from openclaw_gateway.testing import build, configuration, served
+
+pytestmark = pytest.mark.usefixtures("small")
+
+
+def write(path: Path, prefix: str, *, broken: bool = False) -> None:
+    text = CONFIG.replace("[plugins.named]", f'[plugins.named]\nprefix = "{prefix}"\n')
+    path.write_text(text[: len(text) // 2] if broken else text)
+
+
+async def test_the_new_configuration_serves_and_usage_is_kept(tmp_path: Path) -> None:
+    path = configuration(tmp_path, toml=CONFIG, tiers=TIERS)
+    async with served(build(path)) as server, aiohttp.ClientSession() as client:
+        url = server.gateway.url
+        for _ in range(2):
+            async with client.post(url + "/things", headers={"x-org": "a"}) as answer:
+                assert (answer.status, answer.headers["x-request-id"]) == (201, "r-1")
+        write(path, "fresh")
+        (tmp_path / "tiers" / "basic.toml").write_text("[capped.requests]\nlimit = 4\n[capped.messages]\nlimit = 100\n")
+        assert await server.front.reload() == []
+        assert server.gateway.generation == 2
+        statuses = []
+        for _ in range(3):
+            async with client.post(url + "/things", headers={"x-org": "a"}) as answer:
+                statuses.append(answer.status)
+                assert answer.headers["x-request-id"] == "fresh-1"
+        assert statuses == [201, 201, 429]
+
+
+async def test_a_bad_file_changes_nothing(tmp_path: Path) -> None:
+    path = configuration(tmp_path, toml=CONFIG, tiers=TIERS)
+    async with served(build(path)) as server, aiohttp.ClientSession() as client:
+        before = server.gateway
+        for text in ("[gateway", CONFIG.replace("port", "prot"), "", CONFIG.replace('"known", ', "")):
+            path.write_text(text)
+            with pytest.raises(ConfigError):
+                await server.front.reload()
+        path.unlink()
+        with pytest.raises(ConfigError):
+            await server.front.reload()
+        assert server.gateway is before
+        async with client.get(before.url + "/open") as answer:
+            assert answer.status == 200
+
+
+async def test_what_cannot_change_is_named(tmp_path: Path) -> None:
+    path = configuration(tmp_path, toml=CONFIG, tiers=TIERS)
+    async with served(build(path)) as server:
+        path.write_text(CONFIG.replace("port = 0", "port = 1"))
+        assert await server.front.reload() == ["gateway.port"]
+
+
+@pytest.mark.parametrize("rounds", [30, pytest.param(1000, marks=pytest.mark.long)])
+async def test_many_reloads_under_load_fail_no_request(tmp_path: Path, rounds: int) -> None:
+    path = configuration(tmp_path, toml=CONFIG, tiers=TIERS)
+    seen: dict[str, int] = {}
+    stop = asyncio.Event()
+
+    async def client(url: str) -> None:
+        async with aiohttp.ClientSession(url) as session:
+            while not stop.is_set():
+                async with session.get("/open") as answer:
+                    assert answer.status == 200
+                    name = answer.headers["x-request-id"]
+                    seen[name] = seen.get(name, 0) + 1
+
+    async with served(build(path)) as server:
+        clients = [asyncio.create_task(client(server.gateway.url)) for _ in range(4)]
+        refused = 0
+        for i in range(rounds):
+            write(path, f"g{i}", broken=i % 2 == 1)
+            try:
+                await server.front.reload()
+            except ConfigError:
+                refused += 1
+        stop.set()
+        await asyncio.gather(*clients)
+        assert refused == rounds // 2
+        assert server.gateway.generation == 1 + rounds - refused
+        assert len(seen) >= rounds // 4
+        # The gateways before it are closed and gone.
+        await asyncio.sleep(0.2)
+        gc.collect()
+        alive = sum(1 for o in gc.get_objects() if type(o) is type(server.gateway))
+        assert alive <= 4
+
+
+async def test_a_running_stream_ends_on_the_gateway_that_it_began_on(tmp_path: Path, monkeypatch: Any) -> None:
+    from litestar.handlers import asgi
+    from small import Api
+
+    from openclaw_gateway.api import declared, hookimpl
+
+    go = asyncio.Event()
+
+    def routes(self: Api) -> list[Any]:
+        @asgi("/slow", copy_scope=False, **declared(access="public", methods=("GET",)))
+        async def slow(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"begun ", "more_body": True})
+            await go.wait()
+            await send({"type": "http.response.body", "body": b"done"})
+
+        return [slow]
+
+    monkeypatch.setattr(Api, "routes", hookimpl(routes))
+    path = configuration(tmp_path, toml=CONFIG, tiers={"basic": ""}, edit={"gateway.pipeline": ["named"]})
+    async with served(build(path)) as server, aiohttp.ClientSession() as client:
+        named = server.gateway.plugin("named")
+        async with client.get(server.gateway.url + "/slow") as answer:
+            assert await answer.content.read(6) == b"begun "
+            await server.front.reload()
+            go.set()
+            assert await answer.content.read() == b"done"
+        await asyncio.sleep(0.05)
+        assert [o.status for o in named.outcomes] == [200]
