@@ -172,6 +172,7 @@ async def test_draining_refuses_new_work_and_says_when_to_come_back(
     async with client.get("/open") as answer:
         assert answer.status == 503
         assert answer.headers["retry-after"] == "5"
+        assert answer.headers["x-request-id"] == "r-1"
         assert (await answer.json())["error"]["code"] == "SERVICE_UNAVAILABLE"
 
 

@@ -13,6 +13,7 @@ GROUP = "openclaw.commands"
 _OWN = {
     "check": "openclaw_gateway.cli.check:check",
     "config": "openclaw_gateway.cli.config:config",
+    "doctor": "openclaw_gateway.cli.doctor:doctor",
     "info": "openclaw_gateway.cli.inspect:info",
     "init": "openclaw_gateway.cli.init:init",
     "pipeline": "openclaw_gateway.cli.inspect:pipeline",
