@@ -183,10 +183,12 @@ provider = "echo"
 provider = "up"
 name = "upstream-name"
 owned_by = "vendor"
+retries = 0
 timeouts = { first_byte = "2s", idle = "2s" }
 
 [models.same]
 provider = "up"
+retries = 0
 
 [models.dear]
 provider = "echo"

@@ -202,7 +202,13 @@ async def raw(place: Place, target: str, *headers: str, limit: int = 2**16) -> A
 
 
 def frame(
-    opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, masked: bool = True, length: bytes | None = None
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    fin: bool = True,
+    rsv: int = 0,
+    masked: bool = True,
+    length: bytes | None = None,
 ) -> bytes:
     """One frame as a client would send it, or as it should not."""
     head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])

@@ -4,6 +4,7 @@ from openclaw_gateway.accounting import ChargeReferences, QuotaEvent, Standing, 
 from openclaw_gateway.api_keys import AuditEntry, By, IssuedKey, KeyRecord, KeyStore, NotGrantable, UnknownKey
 from openclaw_gateway.assets import asset
 from openclaw_gateway.capabilities import (
+    EVENTS_LOST,
     Accounts,
     Authenticator,
     Conversation,
@@ -57,7 +58,7 @@ from openclaw_gateway.meters import (
     Take,
 )
 from openclaw_gateway.models import MODEL_USE, ModelUse
-from openclaw_gateway.redis import Prepared, Redis
+from openclaw_gateway.redis import Feed, Prepared, Redis
 from openclaw_gateway.refusals import (
     Refusal,
     anthropic_error,
@@ -88,6 +89,7 @@ from openclaw_gateway.skills import (
 from openclaw_gateway.tiers import Tier
 
 __all__ = [
+    "EVENTS_LOST",
     "MESSAGES",
     "MODEL_USE",
     "PRINCIPAL",
@@ -121,6 +123,7 @@ __all__ = [
     "Execution",
     "ExecutionStatus",
     "Fact",
+    "Feed",
     "GatewayError",
     "Guard",
     "HealthCheck",

@@ -315,6 +315,10 @@ class Conversation(Protocol):
         ...
 
 
+#: the type of an event that stands for those that cannot be delivered any more
+EVENTS_LOST = "events_lost"
+
+
 class Event(msgspec.Struct, frozen=True):
     """One event of a session: its place in the session's order, its type, and the JSON object that clients get."""
 
@@ -352,7 +356,10 @@ class EventBus(Protocol):
         ...
 
     async def subscribe(self, organization: str, session_id: str, deliver: Callable[[Event], None]) -> Subscription:
-        """Call `deliver` with every later event, in order, each once. It must not block. Raises StoreUnavailable."""
+        """Call `deliver` with every later event, in order, each once. It must not block. Raises StoreUnavailable.
+
+        Where events were lost for good, an Event of the type EVENTS_LOST stands in their place; it has no body.
+        """
         ...
 
 

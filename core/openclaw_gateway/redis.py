@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, runtime_checkable
 
 
 class Prepared(Protocol):
     """A script call, encoded once; it may be run any number of times."""
+
+
+class Feed(Protocol):
+    """What is published to channels, on a connection of its own that is made again whenever it is lost."""
+
+    async def add(self, channel: str) -> None:
+        """Hear a channel from the moment on at which this returns. Raises StoreUnavailable. Idempotent."""
+        ...
+
+    def remove(self, channel: str) -> None:
+        """Hear it no more. Idempotent."""
+        ...
 
 
 @runtime_checkable
@@ -44,4 +57,14 @@ class Redis(Protocol):
 
     async def call(self, key: str | None, *command: str | bytes | int) -> Any:
         """Send one command to the node that holds `key`, or to any. Raises StoreUnavailable, StoreBusy."""
+        ...
+
+    def feed(
+        self, received: Callable[[str, bytes], None], restored: Callable[[], None]
+    ) -> AbstractAsyncContextManager[Feed]:
+        """Open a feed; its channels begin with `prefix`, in a cluster too.
+
+        `received(channel, data)` is called in the order of publication, for each message at most once. What is
+        published while the connection is down is lost to it: `restored()` is called when all channels are heard again.
+        """
         ...

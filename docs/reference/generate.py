@@ -19,7 +19,7 @@ from typing import Annotated, Any, get_args, get_origin
 import click
 import msgspec
 
-from openclaw_gateway import capabilities, hooks
+from openclaw_gateway import api, hooks
 from openclaw_gateway.cli import main as command
 from openclaw_gateway.config import document
 from openclaw_gateway.config.units import Duration, Secret, Size
@@ -265,7 +265,7 @@ def capability(type: Any) -> str | None:
 
 def plugins_page() -> str:
     out = [PLUGINS]
-    kinds = {n: p for n, p in vars(capabilities).items() if getattr(p, "_is_protocol", False) and n != "Protocol"}
+    kinds = {n: p for n, p in vars(api).items() if getattr(p, "_is_protocol", False) and n != "Protocol"}
     for point, cls in bundled():
         out += [f"## `{point.name}`", "", *paragraphs(inspect.getdoc(cls) or ""), ""]
         rows = [

@@ -6,11 +6,12 @@ from .groups import Alert, Group
 from .options import Options
 from .queries import Queries
 
-
 _KUBE = "kube-state-metrics"
 
 
 def database(q: Queries) -> Group:
+    # What a client sent and no table can hold is refused as his mistake.
+    faults = 'error_type!="unstorable"'
     pool = ("job", "instance", "pool")
     return Group(
         "openclaw-database",
@@ -27,7 +28,7 @@ def database(q: Queries) -> Group:
             ),
             Alert(
                 "HighDatabaseErrorRate",
-                f"{q.rate('database_errors_total', by=('job', 'operation', 'error_type'))} > 0.1",
+                f"{q.rate('database_errors_total', faults, by=('job', 'operation', 'error_type'))} > 0.1",
                 5,
                 "warning",
                 "Transactions fail",
@@ -36,7 +37,9 @@ def database(q: Queries) -> Group:
             ),
             Alert(
                 "DatabaseConnectionPoolExhausted",
-                f"{q.most('database_connections_active', by=pool)}\n"
+                # Over the whole window: a pool of one, SQLite's writer, is full whenever anything is written.
+                f"max by ({', '.join(pool)}) "
+                f"(avg_over_time({q.series('database_connections_active')}[{q.window}]))\n"
                 f"/ {q.most('database_connections_limit', by=pool)} > 0.9",
                 5,
                 "warning",
@@ -63,12 +66,15 @@ def redis(q: Queries) -> Group:
             ),
             Alert(
                 "HighRedisErrorRate",
-                f"{q.rate('redis_errors_total', by=('job', 'command', 'error_type'))} > 0.1",
+                # In an outage the breaker opens and few calls are made at all: then it is the breaker that tells.
+                f"{q.rate('redis_errors_total', by=('job', 'command', 'error_type'))} > 0.1\n"
+                f"or {q.most('ledger_degraded', by=('job', 'backend'))} > 0",
                 5,
                 "warning",
-                "Redis commands fail",
-                '{{ $value | printf "%.2f" }} commands a second fail ({{ $labels.command }}, '
-                "{{ $labels.error_type }}).",
+                "Redis commands fail, or are held back",
+                "{{ if $labels.backend }}{{ $labels.backend }} does not reach its store, and the failure policies of "
+                'the limits decide.{{ else }}{{ $value | printf "%.2f" }} commands a second fail '
+                "({{ $labels.command }}, {{ $labels.error_type }}).{{ end }}",
             ),
         ),
     )

@@ -32,11 +32,15 @@ class Queries(NamedTuple):
         failed = self.rate("http_requests_total", *matchers, 'status_code=~"5.."', by=("job",))
         return f"{failed}\n/ {self.rate('http_requests_total', *matchers, by=('job',))}"
 
-    def skill_success(self, *matchers: str) -> str:
-        """From what failed: a skill that never once succeeded has no series of successes to divide by."""
+    def skill_success(self) -> str:
+        """From what failed: a skill that never once succeeded has no series of successes to divide by.
+
+        What a client cancelled is neither a success nor a failure.
+        """
         by = ("job", "skill_name")
-        failed = self.rate("skill_executions_total", *matchers, 'status!="completed"', by=by)
-        return f"1 - {failed}\n/ {self.rate('skill_executions_total', *matchers, by=by)}"
+        failed = self.rate("skill_executions_total", 'status!~"completed|cancelled"', by=by)
+        ended = self.rate("skill_executions_total", 'status!="cancelled"', by=by)
+        return f"1 - {failed}\n/ {ended}"
 
 
 def but(routes: Sequence[str]) -> str:

@@ -54,7 +54,7 @@ def http(q: Queries, options: Options, catalogue: Catalogue) -> Group:
 def skill(q: Queries) -> Group:
     return Group(
         "openclaw-skill",
-        "Success is the status `completed`; everything else that ended is a failure.",
+        "Success is the status `completed`; what a client cancelled counts as neither, everything else is a failure.",
         (
             Alert(
                 "LowSkillSuccessRate",
@@ -162,13 +162,16 @@ def websocket(q: Queries) -> Group:
 
 
 def external(q: Queries) -> Group:
+    called = ("job", "target", "operation")
+    # What a client asked for wrongly, or gave up, is no fault of the service.
+    faults = 'error_type!~"bad_request|cancelled"'
     return Group(
         "openclaw-external",
         "Services behind the gateway, models above all, by the id of the plugin that calls them.",
         (
             Alert(
                 "HighExternalServiceErrorRate",
-                f"{q.rate('external_service_errors_total', by=('job', 'target', 'operation'))} > 0.1",
+                f"{q.rate('external_service_errors_total', faults, by=called)} > 0.1",
                 5,
                 "warning",
                 "Calls of an external service fail",
@@ -176,7 +179,7 @@ def external(q: Queries) -> Group:
             ),
             Alert(
                 "HighExternalServiceLatency",
-                f"{q.p95('external_service_duration_seconds', by=('job', 'target', 'operation'))} > 10",
+                f"{q.p95('external_service_duration_seconds', by=called)} > 10",
                 5,
                 "warning",
                 "An external service takes longer than 10 s",

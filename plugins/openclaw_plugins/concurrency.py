@@ -68,7 +68,7 @@ class Concurrency:
         self._counters = host.get(config.counters, Counters)
         self._accounts = host.get(config.accounts, Accounts)
         self._limits = {
-            tier: [_limit(f"{host.id}.{name}", name, table) for name, table in tables.items()]
+            tier: [_limit(f"{host.id}.{name}", name, table, tier) for name, table in tables.items()]
             for tier, tables in host.limits().items()
         }
 
@@ -86,7 +86,7 @@ class Concurrency:
         ]
 
 
-def _limit(full_name: str, name: str, table: Concurrency.Limits) -> Limit:
+def _limit(full_name: str, name: str, table: Concurrency.Limits, tier: str) -> Limit:
     return Limit(
         name=full_name,
         meter=table.meter or name,
@@ -95,4 +95,5 @@ def _limit(full_name: str, name: str, table: Concurrency.Limits) -> Limit:
         scope=table.scope,
         on_backend_failure=table.on_backend_failure,
         mode=table.mode,
+        tier=tier,
     )

@@ -25,6 +25,7 @@ from openclaw_gateway.api import (
     Limit,
     Outcome,
     PluginConfig,
+    QuotaEvent,
     ResponseHead,
     Route,
     Tier,
@@ -70,9 +71,13 @@ class Quota:
         self._accounts = host.get(config.accounts, Accounts)
         self._now = host.clock.now
         self._limits = {
-            tier: [_limit(f"{host.id}.{name}", name, table) for name, table in tables.items()]
+            tier: [_limit(f"{host.id}.{name}", name, table, tier) for name, table in tables.items()]
             for tier, tables in host.limits().items()
         }
+        self._logger = host.logger
+        self._passed = host.metric(
+            Counter, "quota_thresholds", "Thresholds of quotas that were passed.", ("quota", "threshold")
+        )
         labels = ("tier", "quota")
         exceeded = host.metric(Counter, "quota_exceeded", "Requests that a quota refused.", labels)
         usage = host.metric(
@@ -120,6 +125,22 @@ class Quota:
             if watched is not None:
                 watched.see(x.receipt.organization, balance, self._now())
 
+    @hookimpl
+    def on_quota_event(self, event: QuotaEvent) -> None:
+        # A quota that is not configured any more gets no series of its own.
+        known = any(name == event.limit for _, name in self._watched)
+        self._passed.labels(event.limit if known else "(other)", event.threshold).inc()
+        fields = {
+            "organizationId": event.organization,
+            "quota": event.limit,
+            "period": event.period,
+            "used": event.used,
+            "limit": event.allowed,
+            "key": event.key,
+        }
+        state = "is used up" if event.threshold == "exhausted" else "is nearly used up"
+        self._logger.warning("%s %s", event.limit, state, extra={"fields": fields})
+
 
 class _Watched:
     """The organisation that has used most of one quota: one at a time, however many there are."""
@@ -147,7 +168,7 @@ class _Watched:
         return self._share if now() < self._until else 0.0
 
 
-def _limit(full_name: str, name: str, table: Quota.Limits) -> Limit:
+def _limit(full_name: str, name: str, table: Quota.Limits, tier: str) -> Limit:
     return Limit(
         name=full_name,
         meter=table.meter or name,
@@ -157,4 +178,5 @@ def _limit(full_name: str, name: str, table: Quota.Limits) -> Limit:
         period=table.per,
         mode=table.mode,
         warn_at=table.warn_at,
+        tier=tier,
     )

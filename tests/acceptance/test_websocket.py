@@ -205,8 +205,10 @@ async def test_a_turn_is_one_of_the_months_messages(here: Place) -> None:
 
 
 async def test_a_stop_says_goodbye_first(tmp_path: Path) -> None:
-    async with place(tmp_path, edit={"gateway.drain_timeout": "5s"}) as here:
-        async with here.connect(await here.session()) as socket:
-            await here.drain()
-            assert (await said(socket, "going_away"))["retryAfter"] >= 0
-            assert (await closed(socket))[0] == 1001
+    async with (
+        place(tmp_path, edit={"gateway.drain_timeout": "5s"}) as here,
+        here.connect(await here.session()) as socket,
+    ):
+        await here.drain()
+        assert (await said(socket, "going_away"))["retryAfter"] >= 0
+        assert (await closed(socket))[0] == 1001

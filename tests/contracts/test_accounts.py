@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -62,6 +63,24 @@ async def test_two_gateways_on_one_store_admit_the_limit_together(config: dict[s
             *(stores.accounts.reserve("acme", [take(quota(15))]) for _ in range(20) for stores in (one, two))
         )
         assert sum(bool(holds) for _, holds in answers) == 15
+
+
+async def test_two_processes_admit_exactly_the_limit(stores: Stores, config: dict[str, Any], tmp_path: Path) -> None:
+    arguments = [str(tmp_path), config.get("url", "-"), "acme", "2500", "2000"]
+    script = Path(__file__).with_name("account_process.py")
+    pipe = asyncio.subprocess.PIPE
+    both = [
+        await asyncio.create_subprocess_exec(sys.executable, script, *arguments, stdin=pipe, stdout=pipe)
+        for _ in range(2)
+    ]
+    for process in both:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"ready\n"
+    told = [(await process.communicate(b"go\n"))[0].split() for process in both]
+    granted = [int(counts[0]) for counts in told]
+    assert sum(granted) == 2500 and all(granted), granted
+    assert sum(int(counts[1]) for counts in told) == 1500
+    assert await columns(stores) == [(2500, 0)]
 
 
 async def test_what_is_voided_costs_nothing_and_what_is_committed_stays(stores: Stores) -> None:
@@ -200,10 +219,7 @@ async def test_reservations_of_one_moment_share_a_transaction(stores: Stores) ->
 async def test_the_period_is_pinned_when_reserved(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     now = datetime(2026, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
 
-    async def clock(_: Any) -> datetime:
-        return now
-
-    monkeypatch.setattr(ledger, "clock", clock)
+    monkeypatch.setattr(ledger, "aware", lambda _: now)
     balances, holds = await stores.accounts.reserve("acme", [take(quota(1))])
     assert holds[0].period == "2026-12"
     assert balances[0].reset_after == pytest.approx(0.001)

@@ -38,7 +38,8 @@ def test_toml_of_the_documents_passes_check(text: str, tmp_path: Path, monkeypat
     if "openclaw-leaky-bucket" in first or data.get("plugins", {}).get("ratelimit", {}).get("use") == "leaky_bucket":
         return  # test_example_plugin.py serves this one, with the package installed
     for name in re.findall(r'"env:(\w+)"', text):
-        monkeypatch.setenv(name, "postgresql://u:p@127.0.0.1/db" if "URL" in name else "x" * 40)
+        url = "redis://127.0.0.1:6379/0" if "REDIS" in name else "postgresql://u:p@127.0.0.1/db"
+        monkeypatch.setenv(name, url if "URL" in name else "x" * 40)
     tier = re.match(r"# tiers/(\w+)\.toml", first)
     if tier is not None:
         tiers = {path.stem: path.read_text() for path in asset("tiers").glob("*.toml")}

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+from aiohttp import web
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -14,7 +16,7 @@ from openclaw_gateway.api import Exchange, Host, Route, StoreUnavailable, Tier
 from openclaw_gateway.config.document import Document, GatewaySettings
 from openclaw_gateway.pipeline import CompiledRoute
 from openclaw_gateway.testing import ManualClock
-from openclaw_plugins.auth.tables import metadata
+from openclaw_plugins.auth.tables import keys, metadata
 
 TIERS = {name: Tier(name=name, title=name, tables={}) for name in ("open_source", "teams", "government")}
 
@@ -76,6 +78,10 @@ class SqliteKeys:
         async with self.engine.begin() as connection:
             await connection.run_sync(metadata.create_all)
 
+    async def write(self, statement: sa.Update, *, key_id: str) -> None:
+        async with self.engine.begin() as connection:
+            await connection.execute(statement.where(keys.c.key_id == key_id))
+
     @asynccontextmanager
     async def transaction(
         self, organization: str | None, *, operation: str, table: str
@@ -87,3 +93,38 @@ class SqliteKeys:
             raise StoreUnavailable("database", "down")
         async with self.engine.begin() as connection:
             yield connection
+
+
+class Answers:
+    """A service on a real socket that says what a test puts into `answer`: JSON, bytes, or what a function answers."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.answer: Any = {}
+        self.url = ""
+
+    async def respond(self, request: web.Request) -> web.StreamResponse:
+        self.asked += 1
+        if callable(self.answer):
+            return await self.answer(request)
+        if isinstance(self.answer, bytes):
+            return web.Response(body=self.answer)
+        return web.json_response(self.answer)
+
+    async def down(self, request: web.Request) -> web.Response:
+        return web.Response(status=500)
+
+
+@asynccontextmanager
+async def answering() -> AsyncIterator[Answers]:
+    service = Answers()
+    app = web.Application()
+    app.router.add_route("*", "/{rest:.*}", service.respond)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        service.url = f"http://127.0.0.1:{runner.addresses[0][1]}/answer"
+        yield service
+    finally:
+        await runner.cleanup()

@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plugins.auth_kit import SqliteKeys, bearer, exchange, host
 
 from openclaw_gateway.api import NotGrantable, Principal, Refusal, Secret, StoreUnavailable, UnknownKey
 from openclaw_gateway.testing import ManualClock
-from openclaw_plugins.auth import keys
+from openclaw_plugins.auth import keys, tables
 from openclaw_plugins.auth.api_key import ApiKeys
 
 ACME = {"organization": "acme", "user": "ada", "tier": "teams"}
@@ -136,6 +137,27 @@ async def test_unknown_wrong_expired_and_revoked_look_the_same(tmp_path):
         assert {f.status for f in found} == {401}
         assert found[0] == found[1] == found[2] == found[3]
         assert len(b.plugin._check.verified) == 0
+
+
+async def test_refusals_of_well_formed_keys_cost_the_same_work(tmp_path, monkeypatch):
+    """What may be told apart by time is how often the store is asked and how often a key is hashed: once each."""
+    async with bench(tmp_path) as b:
+        expired = await b.plugin.create(**ACME, expires_in=5)
+        revoked = await b.plugin.create(**ACME)
+        await b.plugin.revoke(revoked.record.key_id)
+        old_pepper = await b.plugin.create(**ACME)
+        await b.store.write(sa.update(tables.keys).values(pepper_version=7), key_id=old_pepper.record.key_id)
+        body = f"ocg_{revoked.record.key_id}_{'A' * 30}"
+        wrong = body + keys._checksum(body.encode()).decode()
+        b.clock.advance(5)
+        hashed = []
+        real = keys.digest
+        monkeypatch.setattr(keys, "digest", lambda pepper, text: hashed.append(text) or real(pepper, text))
+        for key in (keys.new_key()[1], wrong, expired.key, revoked.key, old_pepper.key):
+            asked = b.store.transactions
+            hashed.clear()
+            assert isinstance(await b.ask(key), Refusal)
+            assert (b.store.transactions - asked, len(hashed)) == (1, 1)
 
 
 async def test_a_key_expires_to_the_second_even_while_it_is_remembered(tmp_path):

@@ -1,5 +1,7 @@
 """The commands `keys` and `token` against the shipped configuration, and what they make against a served gateway."""
 
+import asyncio
+import getpass
 import json
 import re
 
@@ -49,6 +51,27 @@ def test_a_key_is_shown_once_and_listed_without_it(config):
 def test_without_json_the_key_alone_is_on_stdout(config):
     result = run(config, "keys", "create", "--org", "acme", "--user", "ada", "--tier", "teams")
     assert KEY.fullmatch(result.stdout.strip())
+
+
+def test_the_list_shows_use_expiry_and_successor(config):
+    first = created(config, "--expires", "90d")
+    second = json.loads(run(config, "keys", "rotate", first["id"], "--json").stdout)
+    header, *rows = run(config, "keys", "list").stdout.splitlines()
+    assert header.split()[-4:] == ["createdAt", "expiresAt", "lastUsedAt", "replacedBy"]
+    (row,) = [row for row in rows if row.startswith(first["id"])]
+    assert row.split()[-1] == second["id"]
+
+
+async def test_what_the_commands_do_is_kept_with_the_user_of_the_machine(config):
+    made = await asyncio.to_thread(created, config)
+    await asyncio.to_thread(run, config, "keys", "rotate", made["id"])
+    await asyncio.to_thread(run, config, "keys", "revoke", made["id"])
+    gateway = build(config)
+    async with gateway.opened("api_key") as plugin:
+        entries = (await plugin.audit()).items
+    assert [entry.action for entry in entries] == ["key.revoke", "key.rotate", "key.create"]
+    assert {entry.actor for entry in entries} == {f"cli:{getpass.getuser()}"}
+    assert made["key"].split("_")[2] not in repr(entries)
 
 
 def test_rotation_and_revocation(config):

@@ -13,7 +13,8 @@ from plugins.auth_kit import bearer, exchange, host
 
 from openclaw_gateway.api import NotGrantable, Principal, Refusal, Secret, StartFailed
 from openclaw_gateway.testing import ManualClock
-from openclaw_plugins.auth.jwt import Claims, JsonWebTokens, NoSecret
+from openclaw_plugins.auth.claims import Claims
+from openclaw_plugins.auth.jwt import JsonWebTokens, NoSecret
 
 SECRET = "a secret of more than thirty-two bytes"
 NOW = 1_800_000_000

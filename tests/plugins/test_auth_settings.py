@@ -7,9 +7,9 @@ import pytest
 
 from openclaw_gateway.config.units import decoder
 from openclaw_gateway.structs import collect
-from openclaw_plugins.auth.step import Auth
 from openclaw_plugins.auth.api_key import ApiKeys
 from openclaw_plugins.auth.jwt import JsonWebTokens
+from openclaw_plugins.auth.step import Auth
 from openclaw_plugins.request_id import RequestId
 from openclaw_plugins.security_headers import SecurityHeaders
 from openclaw_plugins.tier import TierStep

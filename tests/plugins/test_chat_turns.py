@@ -149,6 +149,31 @@ async def test_a_client_that_leaves_before_content_pays_nothing(kit: Kit) -> Non
     assert kit.shelf.messages_of == []
 
 
+WORDS = ["one ", "two ", "three ", "four ", "five "]
+
+
+@pytest.mark.parametrize("how", ["upstream dies", "client leaves"])
+@pytest.mark.parametrize("cut", range(len(WORDS) + 1))
+async def test_a_cut_at_any_chunk_is_charged_once_for_what_was_delivered(kit: Kit, cut: int, how: str) -> None:
+    opening = event(chunk(None, choices=[{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}]))
+    sent = [opening, *(event(chunk(word)) for word in WORDS[:cut])]
+    kit.upstream.script = [*sent, Cut] if how == "upstream dies" else [*sent, Pause(20)]
+    stream = await Stream.open(kit, sessionId=MINE)
+    if how == "client leaves":
+        await until(lambda: kit.upstream.received)
+        if cut:
+            await stream.read_until(WORDS[cut - 1].encode())
+        stream.leave()
+    else:
+        await stream.read_until(b"UPSTREAM_ERROR")
+        stream.leave()
+    await until(lambda: kit.named.outcomes)
+    charged = 1 if cut else 0
+    assert (len(kit.books.committed), len(kit.books.voided), kit.books.held) == (charged, 1 - charged, {})
+    answers = [message.content for message in kit.shelf.messages_of if message.role == "assistant"]
+    assert answers == (["".join(WORDS[:cut])] if cut else [])
+
+
 async def test_many_clients_that_leave_at_any_moment_leave_no_charge_open(kit: Kit) -> None:
     kit.upstream.script = [part for i in range(30) for part in (event(chunk(f"{i} ")), Pause(0.003))] + [
         event(chunk(finish="stop")),

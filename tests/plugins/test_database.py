@@ -27,6 +27,8 @@ from openclaw_plugins.database.commands import db
 from openclaw_plugins.database.faults import Fault
 
 TABLES = {
+    "openclaw_quota_events",
+    "openclaw_idempotency",
     "openclaw_sessions",
     "openclaw_messages",
     "openclaw_skill_executions",
@@ -44,6 +46,13 @@ INDEXES = {
     "idx_executions_session",
     "idx_executions_skill",
     "idx_executions_status",
+    "idx_audit_org",
+    "idx_api_keys_created",
+    "idx_holds_expires",
+    "idx_holds_holder",
+    "idx_quota_events_open",
+    "idx_idempotency_expires",
+    "idx_idempotency_claim",
 }
 SESSION = (
     "INSERT INTO openclaw_sessions (session_id, organization_id, user_id, tier, status, metadata, created_at, "
@@ -139,7 +148,8 @@ async def test_checks_and_foreign_keys_hold(config: dict[str, Any], tmp_path: Pa
         SESSION.format(id=id, org="a", status="asleep"),
         "INSERT INTO openclaw_messages (message_id, session_id, organization_id, seq, role, content, metadata, "
         f"timestamp) VALUES ('{id}', '{id}', 'a', 1, 'user', '1', '1', CURRENT_TIMESTAMP)",
-        "INSERT INTO openclaw_usage VALUES ('a', '-', 'x', '2026-01', -1, 0, CURRENT_TIMESTAMP)",
+        "INSERT INTO openclaw_usage (organization_id, subject, limit_name, period, used, updated_at) "
+        "VALUES ('a', '-', 'x', '2026-01', -1, CURRENT_TIMESTAMP)",
     ]
     async with store.lifespan():
         for statement in wrong:
@@ -385,4 +395,4 @@ def test_db_commands(tmp_path: Path) -> None:
     assert code == 0 and msgspec.json.decode(output)["matches"] is True
     code, output = run("check", "--json")
     assert code == 0
-    assert msgspec.json.decode(output)["current"] == ["0003"]
+    assert msgspec.json.decode(output)["current"] == ["0006"]

@@ -119,7 +119,7 @@ async def test_replay_is_none_where_the_window_has_moved_on() -> None:
 async def test_the_window_is_bounded_in_bytes() -> None:
     events = bus(keep_bytes=1000)
     await publish(events, *["x" * 100] * 50)
-    log = events._logs["acme", "s"]
+    log = events._kept.logs["acme", "s"]
     assert log.bytes == sum(len(event.body) for event in log.events) <= 1000
     assert len(log.events) >= 5
 
@@ -162,7 +162,7 @@ async def test_what_all_sessions_keep_is_bounded_and_the_latest_keeps_most() -> 
     events = bus(keep_bytes=10_000, keep_bytes_in_all=20_000)
     for i in range(50):
         await publish(events, *["x" * 1000] * 20, session=f"s{i}")
-        assert sum(log.bytes for log in events._logs.values()) == events._bytes <= 20_000
-    assert events._logs["acme", "s49"].bytes > 8000
+        assert sum(log.bytes for log in events._kept.logs.values()) == events._kept.bytes <= 20_000
+    assert events._kept.logs["acme", "s49"].bytes > 8000
     subscription = await events.subscribe("acme", "s0", lambda event: None)
     assert await subscription.replay(subscription.head - 1) is None

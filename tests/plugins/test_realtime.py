@@ -110,14 +110,16 @@ async def test_cancel_before_anything_was_said_costs_nothing(here: Place) -> Non
 
 
 async def test_a_waiting_turn_can_be_cancelled(tmp_path: Path) -> None:
-    async with place(tmp_path, tier="teams", edit={"plugins.realtime.turns": 1}) as here:
-        async with here.connect(await here.session()) as socket:
-            await say(socket, "message", id="a", content="a", model="slow")
-            await say(socket, "message", id="b", content="b", model="slow")
-            await say(socket, "cancel", ref="b")
-            error = await said(socket, "error")
-            assert (error["code"], error["ref"]) == ("CANCELLED", "b")
-            assert (await said(socket, "message"))["ref"] == "a"
+    async with (
+        place(tmp_path, tier="teams", edit={"plugins.realtime.turns": 1}) as here,
+        here.connect(await here.session()) as socket,
+    ):
+        await say(socket, "message", id="a", content="a", model="slow")
+        await say(socket, "message", id="b", content="b", model="slow")
+        await say(socket, "cancel", ref="b")
+        error = await said(socket, "error")
+        assert (error["code"], error["ref"]) == ("CANCELLED", "b")
+        assert (await said(socket, "message"))["ref"] == "a"
 
 
 async def test_an_upstream_that_dies_is_told_and_never_done(here: Place) -> None:
@@ -158,17 +160,19 @@ async def test_a_turn_is_finished_and_stored_though_its_socket_is_gone(here: Pla
 async def test_a_quota_that_is_used_up_is_told_and_what_is_left_is_warned_of(tmp_path: Path) -> None:
     tier = (Path(__file__).parents[2] / "tiers" / "teams.toml").read_text()
     assert "limit = 100_000" in tier
-    async with place(tmp_path, tier="teams", tiers={"teams": tier.replace("limit = 100_000", "limit = 3")}) as here:
-        async with here.connect(await here.session()) as socket:
-            for _ in range(2):
-                await say(socket, "message", content="go")
-                await said(socket, "message")
+    async with (
+        place(tmp_path, tier="teams", tiers={"teams": tier.replace("limit = 100_000", "limit = 3")}) as here,
+        here.connect(await here.session()) as socket,
+    ):
+        for _ in range(2):
             await say(socket, "message", content="go")
-            warning = await said(socket, "quota_warning")
-            assert (warning["limit"]["name"], warning["limit"]["used"]) == ("quota.messages", 3)
             await said(socket, "message")
-            await say(socket, "message", id="over", content="go")
-            error = await said(socket, "error")
+        await say(socket, "message", content="go")
+        warning = await said(socket, "quota_warning")
+        assert (warning["limit"]["name"], warning["limit"]["used"]) == ("quota.messages", 3)
+        await said(socket, "message")
+        await say(socket, "message", id="over", content="go")
+        error = await said(socket, "error")
     assert (error["code"], error["ref"], error["retryable"]) == ("QUOTA_EXCEEDED", "over", False)
     assert error["limit"]["name"] == "quota.messages"
 
@@ -232,7 +236,8 @@ async def test_resume_in_the_handshake_comes_before_anything_live(here: Place) -
         last = (await said(socket, "message"))["seq"]
     async with here.connect(session, query={"lastSeq": str(last - 3)}) as socket:
         await here.ask("POST", f"/api/v1/sessions/{session}/messages", {"content": "live"})
-        assert [(await said(socket, "message", "stream"))["seq"] for _ in range(4)] == [last - 2, last - 1, last, last + 1]
+        seqs = [(await said(socket, "message", "stream"))["seq"] for _ in range(4)]
+        assert seqs == [last - 2, last - 1, last, last + 1]
 
 
 @pytest.mark.parametrize("seq", [0, 1, 2**62])
@@ -246,6 +251,17 @@ async def test_resume_says_so_when_it_cannot(here: Place, seq: int) -> None:
         assert (await said(socket, "error"))["code"] == "RESUME_UNAVAILABLE"
         await say(socket, "message", content="goes on")
         await said(socket, "message")
+
+
+async def test_a_burst_is_served_however_fast_it_came(tmp_path: Path) -> None:
+    async with (
+        place(tmp_path, tier="government") as here,
+        raw(here, f"/ws?sessionId={await here.session()}", f"X-API-Key: {here.key}") as client,
+    ):
+        client.writer.write(frame(1, b'{"type":"ping"}') * 3000)
+        async with asyncio.timeout(10):
+            for _ in range(3000):
+                assert await client.frame() == (1, b'{"type":"pong"}')
 
 
 # --- slow readers ---------------------------------------------------------------------------------
@@ -267,7 +283,7 @@ async def test_a_reader_that_stalls_is_closed_and_costs_a_bounded_queue(tmp_path
                     content = "x" * 100_000
                     status, _ = await here.ask("POST", f"/api/v1/sessions/{session}/messages", {"content": content})
                     assert status == 201
-                    most = max(most, connection._outbox._bytes)
+                    most = max(most, connection._outbox.bytes)
                     if here.metric("websocket_connections_active", tier="government") == 1:
                         break
                 else:
@@ -342,36 +358,42 @@ async def test_a_token_that_expires_closes_its_socket(tmp_path: Path) -> None:
 
 
 async def test_a_place_that_was_lost_closes_its_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with place(tmp_path, edit={"plugins.counters.lease_ttl": "600ms"}) as here:
-        async with here.connect(await here.session()) as socket:
+    async with (
+        place(tmp_path, edit={"plugins.counters.lease_ttl": "600ms"}) as here,
+        here.connect(await here.session()) as socket,
+    ):
 
-            async def lost(*_: Any) -> bool:
-                return False
+        async def lost(*_: Any) -> bool:
+            return False
 
-            monkeypatch.setattr(here.gateway.plugin("counters"), "renew", lost)
-            assert (await closed(socket))[0] == 1013
+        monkeypatch.setattr(here.gateway.plugin("counters"), "renew", lost)
+        assert (await closed(socket))[0] == 1013
 
 
 async def test_a_holder_that_cannot_renew_ends_before_its_place_is_anothers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with place(tmp_path, edit={"plugins.counters.lease_ttl": "3s"}) as here:
-        async with here.connect(await here.session()) as socket:
-            started = time.monotonic()
+    async with (
+        place(tmp_path, edit={"plugins.counters.lease_ttl": "3s"}) as here,
+        here.connect(await here.session()) as socket,
+    ):
+        started = time.monotonic()
 
-            async def hangs(*_: Any) -> bool:
-                await asyncio.sleep(60)
-                return True
+        async def hangs(*_: Any) -> bool:
+            await asyncio.sleep(60)
+            return True
 
-            monkeypatch.setattr(here.gateway.plugin("counters"), "renew", hangs)
-            assert (await closed(socket))[0] == 1013
-            assert time.monotonic() - started < 3.3
+        monkeypatch.setattr(here.gateway.plugin("counters"), "renew", hangs)
+        assert (await closed(socket))[0] == 1013
+        assert time.monotonic() - started < 3.3
 
 
 async def test_a_silent_client_is_closed(tmp_path: Path) -> None:
-    async with place(tmp_path, edit={"plugins.realtime.idle": "300ms"}) as here:
-        async with here.connect(await here.session()) as socket:
-            assert await closed(socket) == (1001, "idle")
+    async with (
+        place(tmp_path, edit={"plugins.realtime.idle": "300ms"}) as here,
+        here.connect(await here.session()) as socket,
+    ):
+        assert await closed(socket) == (1001, "idle")
 
 
 # --- a stop ---------------------------------------------------------------------------------------
@@ -436,11 +458,16 @@ async def test_frames_and_connections_are_counted(here: Place) -> None:
     await until(lambda: here.metric("websocket_connections_active", tier="teams") == 0)
     frames = {
         (direction, type): here.metric("websocket_messages_total", direction=direction, type=type)
-        for direction, type in [("inbound", "message"), ("inbound", "invalid"), ("outbound", "stream"), ("outbound", "error")]
+        for direction in ("inbound", "outbound")
+        for type in ("message", "invalid", "stream", "error")
     }
     assert frames == {
         ("inbound", "message"): 1,
         ("inbound", "invalid"): 1,
+        ("inbound", "stream"): 0,
+        ("inbound", "error"): 0,
+        ("outbound", "message"): 1,
+        ("outbound", "invalid"): 0,
         ("outbound", "stream"): 3,
         ("outbound", "error"): 1,
     }

@@ -112,7 +112,7 @@ def _balance(take: Take, level: float, over: float = 0.0) -> Balance:
     leak = take.limit.limit / take.limit.window
     return Balance(
         limit=take.limit,
-        used=take.limit.limit - int(take.limit.effective_burst() - level),  # so that `remaining` is what fits now
+        used=math.ceil(level),
         refused=over > 0,
         reset_after=level / leak,
         retry_after=over / leak if over > 0 else None,

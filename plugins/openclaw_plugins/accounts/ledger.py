@@ -1,37 +1,42 @@
 """One transaction of the durable account: rows locked in one order, decided in memory, written once.
 
 Every change of a hold happens under the lock of its usage row, so a hold is resolved exactly once. Nothing here
-begins or ends a transaction.
+begins or ends a transaction, or waits: it is called where the store is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import RowMapping, bindparam, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, RowMapping, bindparam, insert, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils import uuid7
 
 from openclaw_gateway.api import Balance, Hold, Take
-from openclaw_plugins.accounts.periods import period_of, seconds_left
-from openclaw_plugins.accounts.tables import holds, now, usage
-
-#: organisation, subject, limit name, period
-Key = tuple[str, str, str, str]
-Resolution = Literal["committed", "voided"]
+from openclaw_plugins.accounts import thresholds
+from openclaw_plugins.accounts.periods import seconds_left
+from openclaw_plugins.accounts.tables import holds, now, quota_events, usage
+from openclaw_plugins.accounts.work import Key, Reservation, Settlement, hold_key, key_of
 
 _KEY = (usage.c.organization_id, usage.c.subject, usage.c.limit_name, usage.c.period)
 _HOLD_KEY = (holds.c.organization_id, holds.c.subject, holds.c.limit_name, holds.c.period)
 _NOW = select(now())
-PEEK = select(*_KEY, usage.c.used, usage.c.held).where(tuple_(*_KEY).in_(bindparam("keys", expanding=True)))
+PEEK = select(*_KEY, usage.c.used, usage.c.held, usage.c.tier, usage.c.announced, now().label("now")).where(
+    tuple_(*_KEY).in_(bindparam("keys", expanding=True))
+)
 _LOCK = PEEK.order_by(*_KEY).with_for_update()
 _WRITE = (
     update(usage)
     .where(*(column == bindparam(f"key_{column.name}") for column in _KEY))
-    .values(used=bindparam("new_used"), held=bindparam("new_held"), updated_at=bindparam("now"))
+    .values(
+        used=bindparam("new_used"),
+        held=bindparam("new_held"),
+        tier=bindparam("new_tier"),
+        announced=bindparam("new_announced"),
+        updated_at=bindparam("now"),
+    )
 )
 _HOLDS = select(holds.c.hold_id, holds.c.state).where(holds.c.hold_id.in_(bindparam("ids", expanding=True)))
 _RESOLVE = (
@@ -47,11 +52,13 @@ COUNTS = or_(holds.c.state == "held", (holds.c.state == "committed") & (holds.c.
 class Row:
     """One usage row under its lock."""
 
-    __slots__ = ("changed", "held", "used")
+    __slots__ = ("announced", "changed", "held", "tier", "used")
 
-    def __init__(self, used: int, held: int) -> None:
+    def __init__(self, used: int, held: int, tier: str = "", announced: int = 0) -> None:
         self.used = used
         self.held = held
+        self.tier = tier
+        self.announced = announced
         self.changed = False
 
     def add(self, *, used: int = 0, held: int = 0) -> None:
@@ -61,40 +68,36 @@ class Row:
 
 
 class Ledger:
-    """The rows of one transaction, from `open` to `write`."""
+    """The rows of one transaction, from `lock` to `write`."""
 
-    __slots__ = ("_connection", "_new_holds", "_reaped", "now", "rows")
+    __slots__ = ("_connection", "_reaped", "events", "new_holds", "now", "rows")
 
-    def __init__(self, connection: AsyncConnection, now: datetime) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.now = now
+        #: the database's time, once rows are locked
+        self.now = datetime.min.replace(tzinfo=UTC)
         self.rows: dict[Key, Row] = {}
-        self._new_holds: list[dict[str, Any]] = []
+        self.new_holds: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
         self._reaped: set[Key] = set()
 
-    async def lock(self, keys: Iterable[Key], known: set[Key]) -> None:
-        """Lock the usage rows in the order of their keys, which is the same for everyone: no deadlock.
+    def lock(self, keys_at: Callable[[datetime], Iterable[Key]], guess: datetime) -> None:
+        """Lock usage rows in the order of their keys, which is the same for everyone: no deadlock.
 
-        Rows are made on first use; `known` remembers which exist, to spare asking.
+        Their periods are those of the database's clock. It is read with the rows, so `guess` spares a question; a
+        wrong one, at the end of a month, costs a second look. Rows are made on first use.
         """
-        wanted = sorted(set(keys))
-        if not wanted:
-            return
-        fresh = [key for key in wanted if key not in known]
-        if fresh:
-            await self._make(fresh)
-        await self._take(wanted)
-        lost = [key for key in wanted if key not in self.rows]
-        if lost:
-            await self._make(lost)
-            await self._take(lost)
-        known.update(wanted)
+        found = self._take(sorted(set(keys_at(guess))))
+        self.now = clock(self._connection) if found is None else found
+        missing = sorted(set(keys_at(self.now)) - self.rows.keys())
+        if missing:
+            self._make(missing)
+            self._take(missing)
 
-    async def reserve(
-        self, organization: str, takes: Sequence[Take], hold_ttl: float
-    ) -> tuple[list[Balance], list[Hold]]:
+    def reserve(self, work: Reservation, hold_ttl: float) -> None:
         """Hold all of the takes, or none where an enforced limit refuses."""
-        keys = [key_of(organization, take, self.now) for take in takes]
+        takes = work.takes
+        keys = [key_of(work.organization, take, self.now) for take in takes]
         refused = [False] * len(takes)
         wanted: dict[Key, int] = {}
         for i, (key, take) in enumerate(zip(keys, takes, strict=True)):
@@ -102,68 +105,65 @@ class Ledger:
             if take.limit.mode == "shadow":
                 continue
             if not self._fits(key, wanted[key], take):
-                await self._reap(key)
+                self._reap(key)
                 refused[i] = not self._fits(key, wanted[key], take)
         made: list[Hold] = []
         if not any(refused):
             for key, take in zip(keys, takes, strict=True):
-                self.rows[key].add(held=take.amount)
+                row = self.rows[key]
+                row.add(held=take.amount)
+                row.tier = take.limit.tier or row.tier
                 made.append(self._hold(key, take, hold_ttl))
-        return [self._balance(key, take, no) for key, take, no in zip(keys, takes, refused, strict=True)], made
+        work.holds = made
+        work.balances = [self._balance(key, take, no) for key, take, no in zip(keys, takes, refused, strict=True)]
 
-    async def resolve(
-        self,
-        resolved: Sequence[Hold],
-        how: Resolution,
-        *,
-        lives_until: datetime | None = None,
-        holder: str | None = None,
-        lease_ttl: float,
-    ) -> int:
-        """Commit or void; return how many of the holds had been resolved before.
+    def resolve(self, settlements: Iterable[Settlement], lease_ttl: float) -> int:
+        """Commit or void; return how many commits came to a hold that had been resolved before.
 
         A commit that comes after its hold expired is still charged: its effect is real.
         """
-        ids = [hold.id for hold in resolved]
-        states: dict[str, str] = dict((await self._connection.execute(_HOLDS, {"ids": ids})).all())
+        settlements = list(settlements)
+        ids = [hold.id for work in settlements for hold in work.holds]
+        states: dict[str, str] = dict(self._connection.execute(_HOLDS, {"ids": ids}).all()) if ids else {}
         changes: list[dict[str, Any]] = []
         late = 0
-        for hold in resolved:
-            state = states.pop(hold.id, None)
-            if state not in ("held", "expired"):
-                late += how == "committed"
-                continue
-            if state == "expired" and how == "voided":
-                continue
-            take = hold.take
-            self.rows[hold_key(hold)].add(
-                used=take.amount if how == "committed" else 0, held=-take.amount if state == "held" else 0
-            )
-            lease = take.limit.kind == "lease"
-            changes.append(
-                {
-                    "id": hold.id,
-                    "new_state": how,
-                    "new_holder": (holder or take.lease) if lease else None,
-                    "new_expires_at": (lives_until or self.now + timedelta(seconds=lease_ttl)) if lease else self.now,
-                }
-            )
+        for work in settlements:
+            committed = work.how == "committed"
+            for hold in work.holds:
+                state = states.pop(hold.id, None)
+                if state not in ("held", "expired"):
+                    late += committed
+                    continue
+                if state == "expired" and not committed:
+                    continue
+                take, key = hold.take, hold_key(hold)
+                row = self.rows[key]
+                row.add(used=take.amount if committed else 0, held=-take.amount if state == "held" else 0)
+                if committed:
+                    self._announce(key, row, take)
+                lease = take.limit.kind == "lease"
+                ends = (work.lives_until or self.now + timedelta(seconds=lease_ttl)) if lease else self.now
+                holder = (work.holder or take.lease) if lease else take.lease
+                changes.append({"id": hold.id, "new_state": work.how, "new_holder": holder, "new_expires_at": ends})
         if changes:
-            await self._connection.execute(_RESOLVE, changes)
+            self._connection.execute(_RESOLVE, changes)
         return late
 
-    async def release(self, found: Sequence[RowMapping]) -> None:
-        """End leases found by their holder, under the lock of their rows."""
-        await self._end(found, "voided")
+    def end(self, found: Sequence[RowMapping], state: str) -> None:
+        """Give back holds and leases that were found in the store, under the lock of their rows."""
+        for hold in found:
+            row = self.rows[row_key(hold)]
+            if hold["state"] == "held":
+                row.add(held=-hold["amount"])
+            elif hold["state"] == "committed":
+                row.add(used=-hold["amount"])
+        if found:
+            self._connection.execute(_CLOSE, [{"id": hold["hold_id"], "new_state": state} for hold in found])
 
-    async def expire(self, found: Sequence[RowMapping]) -> None:
-        """Give back what nobody resolved in time, and the leases of things that have ended."""
-        await self._end(found, "expired")
-
-    async def write(self) -> None:
+    def write(self) -> None:
         """Write what has changed."""
-        if self._new_holds:
-            await self._connection.execute(insert(holds), self._new_holds)
+        if self.new_holds:
+            self._connection.execute(insert(holds), self.new_holds)
         changed = [
             {
                 "key_organization_id": key[0],
@@ -172,16 +172,23 @@ class Ledger:
                 "key_period": key[3],
                 "new_used": row.used,
                 "new_held": row.held,
+                "new_tier": row.tier,
+                "new_announced": row.announced,
                 "now": self.now,
             }
             for key, row in self.rows.items()
             if row.changed
         ]
         if changed:
-            await self._connection.execute(_WRITE, changed)
+            self._connection.execute(_WRITE, changed)
+        if self.events:
+            self._connection.execute(self._insert(quota_events), self.events)
 
-    async def _make(self, keys: Sequence[Key]) -> None:
+    def _insert(self, table: Any) -> Any:
         dialect: Any = sqlite if self._connection.dialect.name == "sqlite" else postgresql
+        return dialect.insert(table).on_conflict_do_nothing()
+
+    def _make(self, keys: Sequence[Key]) -> None:
         rows = [
             {
                 "organization_id": organization,
@@ -190,44 +197,44 @@ class Ledger:
                 "period": period,
                 "used": 0,
                 "held": 0,
+                "tier": "",
+                "announced": 0,
                 "updated_at": self.now,
             }
             for organization, subject, name, period in keys
         ]
-        await self._connection.execute(dialect.insert(usage).on_conflict_do_nothing(), rows)
+        self._connection.execute(self._insert(usage), rows)
 
-    async def _take(self, keys: Sequence[Key]) -> None:
-        found = await self._connection.execute(_LOCK, {"keys": list(keys)})
-        for organization, subject, name, period, used, held in found:
-            self.rows[organization, subject, name, period] = Row(used, held)
+    def _take(self, keys: Sequence[Key]) -> datetime | None:
+        found = None
+        if keys:
+            rows = self._connection.execute(_LOCK, {"keys": keys})
+            for organization, subject, name, period, used, held, tier, announced, now in rows:
+                self.rows[organization, subject, name, period] = Row(used, held, tier, announced)
+                found = aware(now)
+        return found
 
     def _fits(self, key: Key, amount: int, take: Take) -> bool:
         row = self.rows[key]
         return row.used + row.held + amount <= take.limit.limit
 
-    async def _reap(self, key: Key) -> None:
+    def _reap(self, key: Key) -> None:
         if key in self._reaped:
             return
         self._reaped.add(key)
-        found = await self._connection.execute(
-            select(holds).where(tuple_(*_HOLD_KEY) == key, COUNTS, holds.c.expires_at <= self.now)
-        )
-        await self.expire(found.mappings().all())
+        overdue = select(holds).where(tuple_(*_HOLD_KEY) == key, COUNTS, holds.c.expires_at <= self.now)
+        self.end(self._connection.execute(overdue).mappings().all(), "expired")
 
-    async def _end(self, found: Sequence[RowMapping], state: str) -> None:
-        for hold in found:
-            row = self.rows[hold["organization_id"], hold["subject"], hold["limit_name"], hold["period"]]
-            if hold["state"] == "held":
-                row.add(held=-hold["amount"])
-            else:
-                row.add(used=-hold["amount"])
-        if found:
-            await self._connection.execute(_CLOSE, [{"id": hold["hold_id"], "new_state": state} for hold in found])
+    def _announce(self, key: Key, row: Row, take: Take) -> None:
+        after = thresholds.passed(take.limit, row.used, row.announced)
+        for threshold in thresholds.newly(take.limit, row.announced, after):
+            self.events.append(thresholds.event(key, take.limit, threshold, row.used, self.now))
+        row.announced = after
 
     def _hold(self, key: Key, take: Take, ttl: float) -> Hold:
         id = str(uuid7())
         organization, subject, name, period = key
-        self._new_holds.append(
+        self.new_holds.append(
             {
                 "hold_id": id,
                 "organization_id": organization,
@@ -257,18 +264,14 @@ class Ledger:
         )
 
 
-def key_of(organization: str, take: Take, now: datetime) -> Key:
-    return organization, take.subject, take.limit.name, period_of(take.limit, now)
-
-
-def hold_key(hold: Hold) -> Key:
-    return hold.organization, hold.take.subject, hold.take.limit.name, hold.period
-
-
-async def clock(connection: AsyncConnection) -> datetime:
+def clock(connection: Connection) -> datetime:
     """Return the database's time."""
-    found: datetime = (await connection.execute(_NOW)).scalar_one()
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return aware(connection.execute(_NOW).scalar_one())
+
+
+def aware(time: datetime) -> datetime:
+    # SQLite keeps no time zone: what stands there is UTC
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def row_key(hold: RowMapping) -> Key:

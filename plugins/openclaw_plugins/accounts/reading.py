@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import RowMapping, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, RowMapping, select
 
-from openclaw_plugins.accounts.ledger import COUNTS, PEEK, Key, Row
-from openclaw_plugins.accounts.tables import holds
-
-
-async def standing(connection: AsyncConnection, keys: Sequence[Key]) -> dict[Key, Row]:
-    """Read usage rows without a lock."""
-    found = await connection.execute(PEEK, {"keys": sorted(set(keys))})
-    return {(row[0], row[1], row[2], row[3]): Row(row[4], row[5]) for row in found}
+from openclaw_gateway.api import Standing
+from openclaw_plugins.accounts.ledger import COUNTS, PEEK, Row, aware, clock
+from openclaw_plugins.accounts.tables import holds, usage
+from openclaw_plugins.accounts.work import Key
 
 
-async def leases_of(connection: AsyncConnection, organization: str, meter: str, holder: str) -> Sequence[RowMapping]:
+def standing(connection: Connection, keys: Sequence[Key]) -> tuple[datetime | None, dict[Key, Row]]:
+    """Read usage rows without a lock, and the time; None where there is no row to read it with."""
+    now = None
+    rows: dict[Key, Row] = {}
+    for row in connection.execute(PEEK, {"keys": sorted(set(keys))}) if keys else ():
+        rows[row[0], row[1], row[2], row[3]] = Row(row[4], row[5], row[6], row[7])
+        now = aware(row[8])
+    return now, rows
+
+
+def leases_of(connection: Connection, organization: str, meter: str, holder: str) -> Sequence[RowMapping]:
     """Find the standing leases of a holder."""
-    found = await connection.execute(
+    found = connection.execute(
         select(holds).where(
             holds.c.organization_id == organization,
             holds.c.meter == meter,
@@ -32,9 +37,39 @@ async def leases_of(connection: AsyncConnection, organization: str, meter: str, 
     return found.mappings().all()
 
 
-async def overdue(connection: AsyncConnection, now: datetime, limit: int) -> Sequence[RowMapping]:
+def referring(connection: Connection, organization: str, reference: str) -> Sequence[RowMapping]:
+    """Find the reservations that were made under a reference, however they ended."""
+    found = connection.execute(
+        select(holds).where(
+            holds.c.organization_id == organization, holds.c.holder == reference, holds.c.kind == "quota"
+        )
+    )
+    return found.mappings().all()
+
+
+def overdue(connection: Connection, now: datetime, limit: int) -> Sequence[RowMapping]:
     """Find holds past their time, of any organisation."""
-    found = await connection.execute(
+    found = connection.execute(
         select(holds).where(COUNTS, holds.c.expires_at <= now).order_by(holds.c.expires_at).limit(limit)
     )
     return found.mappings().all()
+
+
+def present(connection: Connection) -> list[Standing]:
+    """Read where every organisation stands in the periods that run now."""
+    now = clock(connection)
+    periods = ("lease", "session", now.strftime("%Y-%m"), now.strftime("%Y-%m-%d"))
+    found = connection.execute(
+        select(usage).where(usage.c.period.in_(periods), usage.c.used + usage.c.held > 0).order_by(*usage.primary_key)
+    )
+    return [
+        Standing(
+            organization=row["organization_id"],
+            subject=row["subject"],
+            limit=row["limit_name"],
+            period=row["period"],
+            tier=row["tier"],
+            used=row["used"] + row["held"],
+        )
+        for row in found.mappings()
+    ]

@@ -7,14 +7,14 @@ a request; it never answers from memory, and never grants what the stored usage 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 from prometheus_client import Counter, Histogram
-from sqlalchemy import delete
+from sqlalchemy import Connection, delete
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from openclaw_gateway.api import (
@@ -26,23 +26,21 @@ from openclaw_gateway.api import (
     Hold,
     Host,
     PluginConfig,
-    StoreBusy,
-    StoreUnavailable,
+    Standing,
     Take,
     hookimpl,
     needs,
 )
-from openclaw_plugins.accounts import ledger, reading
-from openclaw_plugins.accounts.ledger import COUNTS, Key, Ledger, key_of, row_key
+from openclaw_plugins.accounts import ledger, outbox, reading
+from openclaw_plugins.accounts.driver import inside
+from openclaw_plugins.accounts.lane import Lane, Works
+from openclaw_plugins.accounts.ledger import COUNTS, Ledger, row_key
+from openclaw_plugins.accounts.outbox import Outbox
 from openclaw_plugins.accounts.periods import seconds_left
 from openclaw_plugins.accounts.tables import holds as holds_table
-from openclaw_plugins.accounts.work import Reservation, Settlement
+from openclaw_plugins.accounts.work import Key, Reservation, Settlement, key_of
 
-#: reservations and settlements of one transaction at most
-_BATCH = 256
 _SWEEP = 500
-#: how often work that met a lock of another replica is tried
-_ATTEMPTS = 3
 
 
 class SqlAccounts:
@@ -63,32 +61,35 @@ class SqlAccounts:
         keep_resolved: Annotated[
             Duration, Meta(description="How long a resolved reservation is kept, to recognise a second resolution.")
         ] = Duration(3600)
+        deliver_every: Annotated[
+            Duration, Meta(description="How often quota events that another replica left are looked for.")
+        ] = Duration(5)
+        deliver_within: Annotated[
+            Duration, Meta(description="After which a quota event that a replica took and did not deliver is free.")
+        ] = Duration(30)
 
     def __init__(self, config: Config, host: Host) -> None:
         self._config = config
         self._host = host
         self._database = host.get(config.database, Database)
-        self._known: set[Key] = set()
-        self._waiting: list[Reservation | Settlement] = []
-        self._lane: asyncio.Task[None] | None = None
-        self._late = Counter(
-            "accounts_resolved_twice", "Commits of holds that were resolved before", registry=host.registry
+        self._late = host.metric(Counter, "accounts_resolved_twice", "Commits of holds that were resolved before")
+        self._expired = host.metric(
+            Counter, "accounts_holds_expired", "Reservations and leases given back by the reaper"
         )
-        self._expired = Counter(
-            "accounts_holds_expired", "Reservations and leases given back by the reaper", registry=host.registry
-        )
-        self._batch = Histogram(
+        batch = host.metric(
+            Histogram,
             "accounts_batch_size",
             "Reservations and settlements that shared a transaction",
-            registry=host.registry,
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
         )
+        self._lane = Lane(self._transact, batch.observe)
+        self._outbox = Outbox(self._database, host, every=config.deliver_every, claim=config.deliver_within)
 
     async def reserve(self, organization: str, takes: Sequence[Take]) -> tuple[Sequence[Balance], Sequence[Hold]]:
         if not takes:
             return (), ()
         work = Reservation(organization, takes)
-        await self._through(work)
+        await self._lane.through(work)
         return work.balances, work.holds
 
     async def commit(
@@ -104,166 +105,137 @@ class SqlAccounts:
             return
         work = Settlement(holds, "committed", lives_until, holder)
         if transaction is None:
-            await self._through(work)
+            await self._lane.through(work)
         else:
             await self._apply(transaction, [work])
 
     async def void(self, holds: Sequence[Hold]) -> None:
         if holds:
-            await self._through(Settlement(holds, "voided", None, None))
+            await self._lane.through(Settlement(holds, "voided", None, None))
 
     async def release(
         self, organization: str, meter: str, holder: str, *, transaction: AsyncConnection | None = None
     ) -> None:
-        if transaction is None:
-            async with self._database.transaction(None, operation="update", table="openclaw_holds") as own:
-                await self.release(organization, meter, holder, transaction=own)
+        def end(connection: Connection) -> None:
+            if book := self._locked(connection, lambda: reading.leases_of(connection, organization, meter, holder)):
+                # looked up again, now under the lock: the reaper may have been here
+                book.end(reading.leases_of(connection, organization, meter, holder), "voided")
+                book.write()
+
+        if transaction is not None:
+            await inside(transaction, end)
             return
-        found = await reading.leases_of(transaction, organization, meter, holder)
-        if not found:
-            return
-        book = Ledger(transaction, await ledger.clock(transaction))
-        await book.lock(map(row_key, found), self._known)
-        # looked up again, now under the lock: the reaper may have been here
-        await book.release(await reading.leases_of(transaction, organization, meter, holder))
-        await book.write()
+        async with self._database.transaction(None, operation="update", table="openclaw_holds") as own:
+            await inside(own, end)
+
+    async def disown(self, organization: str, reference: str) -> bool:
+        def end(connection: Connection) -> bool:
+            book = self._locked(connection, lambda: reading.referring(connection, organization, reference))
+            if book is None:
+                return False
+            found = reading.referring(connection, organization, reference)
+            if any(hold["state"] == "committed" for hold in found):
+                return True
+            book.end([hold for hold in found if hold["state"] in ("held", "expired")], "voided")
+            book.write()
+            return False
+
+        async with self._database.transaction(None, operation="update", table="openclaw_holds") as own:
+            return await inside(own, end)
 
     async def peek(self, organization: str, takes: Sequence[Take]) -> Sequence[Balance]:
+        def keys_at(now: datetime) -> list[Key]:
+            return [key_of(organization, take, now) for take in takes]
+
+        def look(connection: Connection) -> Sequence[Balance]:
+            guess = self._guess()
+            now, rows = reading.standing(connection, keys_at(guess))
+            now = now or ledger.clock(connection)
+            if keys_at(now) != keys_at(guess):
+                _, rows = reading.standing(connection, keys_at(now))
+            return [
+                Balance(
+                    limit=take.limit,
+                    used=rows[key].used + rows[key].held if key in rows else 0,
+                    reset_after=seconds_left(take.limit, now),
+                )
+                for key, take in zip(keys_at(now), takes, strict=True)
+            ]
+
         async with self._database.transaction(None, operation="select", table="openclaw_usage") as connection:
-            now = await ledger.clock(connection)
-            keys = [key_of(organization, take, now) for take in takes]
-            rows = await reading.standing(connection, keys) if keys else {}
-        return [
-            Balance(
-                limit=take.limit,
-                used=rows[key].used + rows[key].held if key in rows else 0,
-                reset_after=seconds_left(take.limit, now),
-            )
-            for key, take in zip(keys, takes, strict=True)
-        ]
+            return await inside(connection, look)
+
+    async def standings(self) -> Sequence[Standing]:
+        async with self._database.transaction(None, operation="select", table="openclaw_usage") as connection:
+            return await inside(connection, reading.present)
 
     @hookimpl
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         reaper = asyncio.create_task(self._keep_reaping())
         try:
-            yield
+            async with self._outbox.running():
+                yield
         finally:
             reaper.cancel()
             await asyncio.wait([reaper])
-            if self._lane is not None:
-                await asyncio.wait([self._lane])
+            await self._lane.ended()
 
     async def reap(self) -> int:
         """Give back what is past its time and forget what was resolved long ago; return how many were given back."""
-        async with self._database.transaction(None, operation="sweep", table="openclaw_holds") as connection:
-            now = await ledger.clock(connection)
-            found = await reading.overdue(connection, now, _SWEEP)
-            if found:
-                book = Ledger(connection, now)
-                await book.lock(map(row_key, found), self._known)
-                found = [hold for hold in await reading.overdue(connection, now, _SWEEP) if row_key(hold) in book.rows]
-                await book.expire(found)
-                await book.write()
-                self._expired.inc(len(found))
-            await connection.execute(
-                delete(holds_table).where(
-                    ~COUNTS, holds_table.c.expires_at < now - timedelta(seconds=self._config.keep_resolved)
-                )
-            )
-        return len(found)
 
-    # --- the lane: one transaction at a time, each with everything that came while the last one ran ---
+        def sweep(connection: Connection) -> int:
+            now = ledger.clock(connection)
+            given_back = 0
+            if book := self._locked(connection, lambda: reading.overdue(connection, now, _SWEEP)):
+                found = [h for h in reading.overdue(connection, now, _SWEEP) if row_key(h) in book.rows]
+                book.end(found, "expired")
+                book.write()
+                given_back = len(found)
+            long_ago = now - timedelta(seconds=self._config.keep_resolved)
+            connection.execute(delete(holds_table).where(~COUNTS, holds_table.c.expires_at < long_ago))
+            outbox.forget(connection, now)
+            return given_back
 
-    async def _through(self, work: Reservation | Settlement) -> None:
-        self._enqueue(work)
-        try:
-            await work.done
-        except asyncio.CancelledError:
-            # What is on its way is not called back: a reservation that nobody waits for is given back.
-            work.abandoned = True
-            self._give_back(work)
-            raise
+        async with self._database.transaction(None, operation="sweep", table="openclaw_holds") as own:
+            count = await inside(own, sweep)
+        self._expired.inc(count)
+        return count
 
-    def _enqueue(self, work: Reservation | Settlement) -> None:
-        self._waiting.append(work)
-        if self._lane is None:
-            self._lane = asyncio.create_task(self._flush())
+    def _locked(self, connection: Connection, find: Callable[[], Iterable[Any]]) -> Ledger | None:
+        """Lock the usage rows of the holds that are found; None where there are none."""
+        keys = [row_key(hold) for hold in find()]
+        if not keys:
+            return None
+        book = Ledger(connection)
+        book.lock(lambda _: keys, self._guess())
+        return book
 
-    def _give_back(self, work: Reservation | Settlement) -> None:
-        if isinstance(work, Reservation) and work.holds:
-            self._enqueue(Settlement(work.holds, "voided", None, None))
+    def _guess(self) -> datetime:
+        return datetime.fromtimestamp(self._host.clock.now(), UTC)
 
-    async def _flush(self) -> None:
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
-                await self._settle(batch)
-                for work in batch:
-                    if work.abandoned:
-                        self._give_back(work)
-        finally:
-            self._lane = None
+    async def _transact(self, batch: Works) -> None:
+        async with self._database.transaction(None, operation="update", table="openclaw_usage") as connection:
+            await self._apply(connection, batch)
 
-    async def _settle(self, batch: Sequence[Reservation | Settlement]) -> None:
-        batch = [work for work in batch if not work.abandoned or isinstance(work, Settlement)]
-        if not batch:
-            return
-        self._batch.observe(len(batch))
-        try:
-            await self._attempt(batch)
-        except StoreUnavailable as error:
-            for work in batch:
-                work.fail(error)
-        except (GatewayError, ValueError) as error:
-            # A value of one of them cannot be stored: that one fails alone.
-            if len(batch) == 1:
-                batch[0].fail(error)
-                return
-            for work in batch:
-                await self._settle([work])
-        except BaseException as error:
-            for work in batch:
-                work.fail(error)
-            raise
-        else:
-            for work in batch:
-                work.succeed()
+    async def _apply(self, connection: AsyncConnection, batch: Works) -> None:
+        def work(sync: Connection) -> tuple[int, bool]:
+            book = Ledger(sync)
+            book.lock(lambda now: (key for work in batch for key in work.keys(now)), self._guess())
+            # Settlements first: what they give back is free for the reservations beside them.
+            late = book.resolve((w for w in batch if isinstance(w, Settlement)), self._config.hold_ttl)
+            for one in batch:
+                if isinstance(one, Reservation):
+                    book.reserve(one, self._config.hold_ttl)
+            book.write()
+            return late, bool(book.events)
 
-    async def _attempt(self, batch: Sequence[Reservation | Settlement]) -> None:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                async with self._database.transaction(None, operation="update", table="openclaw_usage") as connection:
-                    await self._apply(connection, batch)
-                return
-            except StoreBusy:
-                if attempt == _ATTEMPTS:
-                    raise
-
-    async def _apply(self, connection: AsyncConnection, batch: Sequence[Reservation | Settlement]) -> None:
-        now = await ledger.clock(connection)
-        book = Ledger(connection, now)
-        await book.lock((key for work in batch for key in work.keys(now)), self._known)
-        # Settlements first: what they give back is free for the reservations beside them.
-        for work in batch:
-            if isinstance(work, Settlement):
-                await self._resolve(book, work)
-        for work in batch:
-            if isinstance(work, Reservation):
-                work.balances, work.holds = await book.reserve(work.organization, work.takes, self._config.hold_ttl)
-        await book.write()
-
-    async def _resolve(self, book: Ledger, work: Settlement) -> None:
-        late = await book.resolve(
-            work.holds,
-            work.how,
-            lives_until=work.lives_until,
-            holder=work.holder,
-            lease_ttl=self._config.hold_ttl,
-        )
+        late, events = await inside(connection, work)
         if late:
             self._late.inc(late)
             self._host.logger.warning("holds had been resolved before", extra={"fields": {"holds": late}})
+        if events:
+            self._outbox.nudge()
 
     async def _keep_reaping(self) -> None:
         while True:

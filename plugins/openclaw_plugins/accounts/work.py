@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal
 
 from openclaw_gateway.api import Balance, Hold, Take
-from openclaw_plugins.accounts.ledger import Key, Resolution, hold_key, key_of
+from openclaw_plugins.accounts.periods import period_of
+
+#: organisation, subject, limit name, period
+Key = tuple[str, str, str, str]
+Resolution = Literal["committed", "voided"]
 
 
 class Work:
@@ -60,3 +65,11 @@ class Settlement(Work):
 
     def keys(self, _: datetime) -> list[Key]:
         return [hold_key(hold) for hold in self.holds]
+
+
+def key_of(organization: str, take: Take, now: datetime) -> Key:
+    return organization, take.subject, take.limit.name, period_of(take.limit, now)
+
+
+def hold_key(hold: Hold) -> Key:
+    return hold.organization, hold.take.subject, hold.take.limit.name, hold.period

@@ -133,7 +133,11 @@ class ApiKeys:
             return ()
         await self._development.stored()
         good = await self._records.in_force({principal.credential for principal in mine}, self._now())
-        return [principal for principal in mine if principal.credential not in good]
+        gone = [principal for principal in mine if principal.credential not in good]
+        for principal in gone:
+            # Its sockets close now: nobody should see its requests pass a moment longer.
+            self._check.verified.drop(principal.credential)
+        return gone
 
     # --- for operators --------------------------------------------------------------------------
 
@@ -150,7 +154,12 @@ class ApiKeys:
     ) -> IssuedKey:
         """Make and store a key. Raises NotGrantable, StoreUnavailable."""
         issued = self._new(
-            organization=organization, user=user, tier=tier, scopes=scopes, name=name, expires_in=expires_in
+            organization=organization,
+            user=user,
+            tier=tier,
+            scopes=scopes,
+            name=name,
+            expires_at=None if expires_in is None else _later(self._now(), expires_in),
         )
         await self._store(issued, by)
         return issued
@@ -184,7 +193,7 @@ class ApiKeys:
             tier=old.tier,
             scopes=old.scopes,
             name=old.name,
-            expires_in=None if old.expires_at is None else (old.expires_at - now).total_seconds(),
+            expires_at=old.expires_at,
         )
         successor = issued.record.key_id
         entry = audit.deed("key.rotate", old, by, now, replacedBy=successor, overlapSeconds=overlap)
@@ -213,12 +222,11 @@ class ApiKeys:
         tier: str,
         scopes: Iterable[str] = (),
         name: str | None = None,
-        expires_in: float | None = None,
+        expires_at: datetime | None = None,
     ) -> IssuedKey:
         scopes = tuple(dict.fromkeys(scopes))
         check_grant(self._host.tiers, organization=organization, user=user, tier=tier, scopes=scopes)
         key_id, key = keys.new_key()
-        now = self._now()
         record = KeyRecord(
             key_id=key_id,
             organization_id=organization,
@@ -226,8 +234,8 @@ class ApiKeys:
             tier=tier,
             scopes=scopes,
             name=name,
-            created_at=now,
-            expires_at=None if expires_in is None else _later(now, expires_in),
+            created_at=self._now(),
+            expires_at=expires_at,
         )
         return IssuedKey(key=key, record=record)
 

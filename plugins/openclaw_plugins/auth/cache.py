@@ -47,5 +47,9 @@ class Verified:
         for key in [k for k, (_, p) in self._entries.items() if p.credential == credential]:
             del self._entries[key]
 
+    def clear(self) -> None:
+        """Forget all: what was found good may not be any more."""
+        self._entries.clear()
+
     def __len__(self) -> int:
         return len(self._entries)

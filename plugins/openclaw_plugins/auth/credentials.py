@@ -27,6 +27,18 @@ def presented(scope: Any) -> int:
     return count
 
 
+def only_credential(x: Exchange) -> bytes:
+    """Return the one credential of a request, as it was sent; empty where there is none."""
+    for name, value in x.scope["headers"]:
+        if name in _HEADERS:
+            found: bytes = value
+            return found
+    for name, text in _query(x.scope) if x.scope["type"] == "websocket" else ():
+        if name in _PARAMETERS:
+            return text.encode("utf-8", "replace")
+    return b""
+
+
 def bearer(x: Exchange) -> bytes | None:
     """Return the token of `Authorization: Bearer`, or None where there is no such header."""
     value = x.header(b"authorization")
@@ -48,6 +60,6 @@ def token_parameter(x: Exchange) -> bytes | None:
 
 def _query(scope: Any) -> Sequence[tuple[str, str]]:
     try:
-        return parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=100)
+        return parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True, max_num_fields=100)
     except ValueError:
         return ()

@@ -20,6 +20,7 @@ from openclaw_gateway.api import (
     Exchange,
     Fact,
     GatewayError,
+    HealthCheck,
     Host,
     PluginConfig,
     Principal,
@@ -29,9 +30,11 @@ from openclaw_gateway.api import (
     unauthorized,
 )
 from openclaw_plugins.auth.cache import Verified, fingerprint
+from openclaw_plugins.auth.claims import Claims, principal_of
 from openclaw_plugins.auth.credentials import bearer, token_parameter
-from openclaw_plugins.auth.grants import check_grant, is_name
+from openclaw_plugins.auth.grants import check_grant
 from openclaw_plugins.auth.kept_secret import kept_secret
+from openclaw_plugins.auth.key_source import KeySet, KeySource
 from openclaw_plugins.auth.token_keys import HMAC_BYTES, Keys, check_keys, public_keys
 
 Algorithm = Literal[
@@ -44,22 +47,8 @@ _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _three_parts = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+").fullmatch
 
 _REFUSED = unauthorized("the token is not valid")
-_EXPIRED = unauthorized("the token has expired")
-_EARLY = unauthorized("the token is not valid yet")
 _TOO_LONG = unauthorized(f"the token is longer than {_MAX_TOKEN} bytes")
 _NOT_A_TOKEN = unauthorized("the parameter `token` takes a JWT and nothing else")
-_CLAIMS = unauthorized("the token lacks a claim that this gateway needs, or holds one that it cannot use")
-
-
-class Claims(PluginConfig, frozen=True, kw_only=True):
-    """`[plugins.<id>.claims]`: under which names an issuer states who the caller is."""
-
-    organization: Annotated[str, Meta(min_length=1, description="Claim of the organisation.")] = "org_id"
-    user: Annotated[str, Meta(min_length=1, description="Claim of the user.")] = "sub"
-    tier: Annotated[str, Meta(min_length=1, description="Claim of the tier.")] = "tier"
-    scopes: Annotated[
-        str, Meta(min_length=1, description="Claim of the scopes: words in a text, or a list of words.")
-    ] = "scope"
 
 
 class JsonWebTokens:
@@ -81,6 +70,7 @@ class JsonWebTokens:
             str | None,
             Meta(description="Public key (PEM) or keys (a JSON Web Key Set), relative to this file."),
         ] = None
+        jwks: Annotated[KeySet | None, Meta(description="Public keys that the issuer serves.")] = None
         issuer: Annotated[
             Annotated[str, Meta(min_length=1)] | None, Meta(description="What `iss` must be; unchecked by default.")
         ] = None
@@ -93,19 +83,35 @@ class JsonWebTokens:
 
     def __init__(self, config: Config, host: Host) -> None:
         secret = config.secret.reveal() if config.secret is not None else None
-        check_keys(config.algorithms, secret=secret, public_key_file=config.public_key_file)
+        check_keys(
+            config.algorithms,
+            secret=secret,
+            public_key_file=config.public_key_file,
+            jwks=config.jwks is not None,
+        )
         self._config = config
         self._host = host
         self._clock = host.clock
         self._algorithms = list(config.algorithms)
         self._verified = Verified(config.cache_size)
         self._keys: Keys = {}
+        self._source: KeySource | None = None
+        if config.jwks is not None:
+            self._source = KeySource(config.jwks, self._algorithms, host, field="jwks", changed=self._verified.clear)
 
     @hookimpl
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
+        if self._source is not None:
+            async with self._source.opened():
+                yield
+            return
         self._keys = self._load()
         yield
+
+    @hookimpl
+    def health(self) -> list[HealthCheck]:
+        return [HealthCheck(f"{self._host.id}_keys", self._source.probe)] if self._source is not None else []
 
     async def authenticate(self, x: Exchange) -> Principal | Refusal | None:
         token = bearer(x)
@@ -124,7 +130,7 @@ class JsonWebTokens:
         known = self._verified.get(key, now)
         if known is not None:
             return known
-        found = self._verify(token, now)
+        found = await self._verify(token, now)
         if isinstance(found, Principal):
             assert found.expires_at is not None
             self._verified.put(key, found, found.expires_at)
@@ -156,14 +162,21 @@ class JsonWebTokens:
             payload["aud"] = config.audience
         return jwt.encode(payload, self._keys[None], algorithm=algorithm)
 
-    def _verify(self, token: bytes, now: float) -> Principal | Refusal:
+    async def _verify(self, token: bytes, now: float) -> Principal | Refusal:
         if not _three_parts(token):
+            return _REFUSED
+        try:
+            header = jwt.get_unverified_header(token)
+            key = await self._key_of(header)
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            return _REFUSED
+        if key is None or "crit" in header or str(header.get("typ", "JWT")).lower() not in _TYPES:
             return _REFUSED
         config = self._config
         try:
-            decoded = jwt.decode_complete(
+            claims = jwt.decode(
                 token,
-                self._key_of(token),
+                key,
                 algorithms=self._algorithms,
                 issuer=config.issuer,
                 audience=config.audience,
@@ -178,51 +191,18 @@ class JsonWebTokens:
             )
         except (jwt.PyJWTError, ValueError, TypeError, LookupError, OverflowError, RecursionError):
             return _REFUSED
-        header = decoded["header"]
-        if "crit" in header or str(header.get("typ", "JWT")).lower() not in _TYPES:
-            return _REFUSED
-        return self._principal(decoded["payload"], now)
-
-    def _principal(self, claims: Mapping[str, Any], now: float) -> Principal | Refusal:
-        leeway, names = self._config.leeway, self._config.claims
-        expires, begins = claims["exp"], claims.get("nbf", 0)
-        if not _is_time(expires) or not _is_time(begins):
-            return _CLAIMS
-        if expires + leeway <= now:
-            return _EXPIRED
-        if begins - leeway > now:
-            return _EARLY
-        organization, user = claims.get(names.organization), claims.get(names.user)
-        # A token without a tier is a whole credential with a tier that no file names: the tier step refuses it.
-        tier = claims.get(names.tier, "")
-        scopes = claims.get(names.scopes, "")
-        if isinstance(scopes, str):
-            scopes = scopes.split()
-        if (
-            not is_name(organization)
-            or not is_name(user)
-            or not (tier == "" or is_name(tier))
-            or not isinstance(scopes, list)
-            or not all(is_name(scope) for scope in scopes)
-        ):
-            return _CLAIMS
-        token_id = claims.get("jti")
-        return Principal(
-            organization=organization,
-            user=user,
-            tier=tier,
-            scopes=frozenset(scopes),
-            method="jwt",
-            credential=token_id if is_name(token_id) else user,
-            expires_at=float(expires + leeway),
+        return principal_of(
+            claims, config.claims, now=now, leeway=config.leeway, method="jwt", credential=None, must_expire=True
         )
 
-    def _key_of(self, token: bytes) -> Any:
-        keys = self._keys
-        if None in keys:
-            return keys[None]
-        kid = jwt.get_unverified_header(token).get("kid")
-        return keys[kid if isinstance(kid, str) else None]
+    async def _key_of(self, header: Mapping[str, Any]) -> Any:
+        """Return the key that the token's `kid` names among ours; nothing else of its header is followed."""
+        kid, algorithm = header.get("kid"), header.get("alg")
+        if algorithm not in self._algorithms or not (kid is None or isinstance(kid, str)):
+            return None
+        if self._source is not None:
+            return await self._source.key(kid, algorithm)
+        return self._keys.get(None) or self._keys.get(kid)
 
     def _load(self) -> Keys:
         config = self._config
@@ -236,7 +216,3 @@ class JsonWebTokens:
 
 class NoSecret(GatewayError):
     """A development token was asked of a configuration that can only verify."""
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e15 < value < 1e15

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
+from prometheus_client import Counter
 
 from openclaw_gateway.api import (
     PRINCIPAL,
@@ -29,6 +30,7 @@ from openclaw_gateway.api import (
     unavailable,
 )
 from openclaw_plugins.auth.credentials import presented
+from openclaw_plugins.auth.failed_attempts import FailedAttempts, FailureLimits
 
 _MISSING = unauthorized("this route needs a credential: `Authorization: Bearer ...` or `X-API-Key: ...`")
 _UNRECOGNISED = unauthorized("the credential is of no kind that this gateway accepts")
@@ -48,6 +50,7 @@ class Auth:
             tuple[Annotated[str, needs(Authenticator)], ...],
             Meta(description="Ids of the plugins that recognise credentials, asked in this order."),
         ]
+        failures: Annotated[FailureLimits, Meta(description="How often authentication may fail.")] = FailureLimits()
 
     def __init__(self, config: Config, host: Host) -> None:
         if not config.methods:
@@ -55,6 +58,12 @@ class Auth:
         self._methods = [host.get(id, Authenticator).authenticate for id in config.methods]
         self._clock = host.clock
         self._logger = host.logger
+        self._failures = FailedAttempts(config.failures, host.clock, host.logger)
+        attempts = host.metric(
+            Counter, "auth_failures", "Credentials that were not good, and attempts that were held back.", ("result",)
+        )
+        self._count_failed = attempts.labels("refused").inc
+        self._count_held_back = attempts.labels("held_back").inc
         # Only tiers that name the scopes they open can take scopes away from a credential.
         self._opened = {name: tier.scopes for name, tier in host.tiers.items() if tier.scopes is not None}
 
@@ -69,19 +78,22 @@ class Auth:
             return _MISSING if x.route.route.access == "authenticated" else None
         if credentials > 1:
             return _SEVERAL
+        held_back = self._failures.refusal(x)
+        if held_back is not None:
+            self._count_held_back()
+            return held_back
         try:
-            for authenticate in self._methods:
-                found = await authenticate(x)
-                if found is not None:
-                    break
-            else:
-                return _UNRECOGNISED
+            found = await self._recognised(x)
         except StoreUnavailable as error:
             self._logger.warning("a credential could not be checked", extra={"fields": {"store": error.store}})
             return _UNKNOWN
-        if isinstance(found, Refusal):
-            return found
-        return self._admit(x, found)
+        if isinstance(found, Principal):
+            self._failures.succeeded(x)
+            return self._admit(x, found)
+        if found.status == 401:
+            self._failures.failed(x)
+            self._count_failed()
+        return found
 
     @hookimpl
     def on_message(self, x: Exchange) -> Refusal | None:
@@ -90,6 +102,13 @@ class Auth:
         if principal is not None and principal.expires_at is not None and principal.expires_at <= self._clock.now():
             return _EXPIRED
         return None
+
+    async def _recognised(self, x: Exchange) -> Principal | Refusal:
+        for authenticate in self._methods:
+            found = await authenticate(x)
+            if found is not None:
+                return found
+        return _UNRECOGNISED
 
     def _admit(self, x: Exchange, principal: Principal) -> Refusal | None:
         opened = self._opened.get(principal.tier)

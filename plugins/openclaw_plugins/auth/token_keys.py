@@ -1,4 +1,4 @@
-"""The keys by which tokens are verified: which may stand together, and how public ones are read from a file.
+"""The keys by which tokens are verified: which may stand together, and how public ones are read.
 
 A public key is never taken for an HMAC secret, and a private or symmetric one never for a public key.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import jwt
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -19,18 +20,24 @@ from openclaw_gateway.api import StartFailed
 #: by `kid`; None is the key of every token, where there is only one
 Keys = dict[str | None, Any]
 
+#: by `kid` and algorithm: the key of a set may be bound to one algorithm
+ServedKeys = dict[tuple[str | None, str], Any]
+
 #: RFC 7518 3.2: a key as long as the hash
 HMAC_BYTES: Final[Mapping[str, int]] = {"HS256": 32, "HS384": 48, "HS512": 64}
 _RSA_BITS: Final = 2048
+_MOST_KEYS: Final = 100
 _key_text = re.compile(r'-----BEGIN |^\s*(ssh-|ecdsa-)|"kty"').search
 
 
-def check_keys(algorithms: Sequence[str], *, secret: str | None, public_key_file: str | None) -> None:
+def check_keys(algorithms: Sequence[str], *, secret: str | None, public_key_file: str | None, jwks: bool) -> None:
     """Raise ValueError where algorithms and keys do not fit one another."""
     hmac = [a for a in algorithms if a in HMAC_BYTES]
+    if jwks and public_key_file is not None:
+        raise ValueError("jwks: public_key_file is set too; keys come from one place")
     if not hmac:
-        if public_key_file is None:
-            raise ValueError(f"public_key_file: missing; {algorithms[0]} is verified with a public key")
+        if public_key_file is None and not jwks:
+            raise ValueError(f"public_key_file: missing; {algorithms[0]} is verified with a public key, or with jwks")
         if secret is not None:
             raise ValueError("secret: these algorithms are verified with public_key_file, not with a secret")
         return
@@ -38,6 +45,8 @@ def check_keys(algorithms: Sequence[str], *, secret: str | None, public_key_file
         raise ValueError("algorithms: HMAC and public-key algorithms cannot be accepted together")
     if public_key_file is not None:
         raise ValueError("public_key_file: HMAC algorithms are verified with a secret, not with a public key")
+    if jwks:
+        raise ValueError("jwks: HMAC algorithms are verified with a secret, which nobody serves")
     if secret is not None:
         if _key_text(secret):
             raise ValueError("secret: this is the text of a key; an HMAC secret must be random bytes")
@@ -62,6 +71,43 @@ def public_keys(path: Path, algorithms: Sequence[str], shown: str) -> Keys:
         if not any(_usable(key, algorithm) for algorithm in algorithms):
             raise StartFailed(f"{shown} holds a key that none of {', '.join(algorithms)} can use")
     return keys
+
+
+def served_keys(text: bytes, algorithms: Sequence[str]) -> ServedKeys:
+    """Read the usable keys of a served JSON Web Key Set; others are passed over. Raises ValueError where none is."""
+    try:
+        entries = msgspec.json.decode(text, type=_ServedSet).keys
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ValueError("it serves no key set") from None
+    found: ServedKeys = {}
+    for entry in entries[:_MOST_KEYS]:
+        try:
+            key = jwt.PyJWK(entry).key
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
+            continue
+        kid = entry.get("kid")
+        if not _for_verifying(entry, key) or not (kid is None or isinstance(kid, str)):
+            continue
+        bound = entry.get("alg")
+        for algorithm in algorithms:
+            if bound in (None, algorithm) and _usable(key, algorithm):
+                found.setdefault((kid, algorithm), key)
+    if not found:
+        raise ValueError("it serves no key that these algorithms can use")
+    return found
+
+
+class _ServedSet(msgspec.Struct):
+    keys: list[dict[str, Any]]
+
+
+def _for_verifying(entry: Mapping[str, Any], key: Any) -> bool:
+    """Whether an entry is a public key for signatures, long enough."""
+    if entry.get("kty") == "oct" or not hasattr(key, "public_bytes"):
+        return False
+    if entry.get("use", "sig") != "sig" or "verify" not in (entry.get("key_ops") or ("verify",)):
+        return False
+    return not (isinstance(key, RSAPublicKey) and key.key_size < _RSA_BITS)
 
 
 def _pem(text: bytes) -> Keys:

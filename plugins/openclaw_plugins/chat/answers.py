@@ -5,7 +5,8 @@ The message and the charge for it are one transaction; neither is ever kept with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,28 +17,33 @@ from openclaw_gateway.api import (
     EventBus,
     Exchange,
     Message,
+    ModelUse,
     NewMessage,
     SessionStore,
     StoreUnavailable,
 )
 
 
-class _ToolFunction(msgspec.Struct):
+class ToolFunction(msgspec.Struct):
+    """What a call of a tool calls."""
+
     name: str | None = None
     arguments: str | None = None
 
 
-class _ToolCall(msgspec.Struct):
+class ToolCall(msgspec.Struct):
+    """A call of a tool, or a piece of one."""
+
     index: int = 0
     id: str | None = None
     type: str | None = None
-    function: _ToolFunction | None = None
+    function: ToolFunction | None = None
 
 
 class _Said(msgspec.Struct):
     content: str | None = None
     refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -51,7 +57,25 @@ class _Piece(msgspec.Struct):
     choices: list[_Choice] = []
 
 
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _End(msgspec.Struct):
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class _Told(msgspec.Struct):
+    usage: _Usage | None = None
+    choices: list[_End] = []
+
+
 _decode = msgspec.json.Decoder(_Piece).decode
+_told = msgspec.json.Decoder(_Told).decode
+#: most chunks say neither how an answer ended nor what it took, and are not read for it
+_FINISHED = re.compile(rb'"finish_reason": ?"')
 
 
 class Answer:
@@ -95,7 +119,7 @@ class Answer:
         # PostgreSQL holds no NUL, and a model may say one.
         return NewMessage(role="assistant", content="".join(self._text).replace("\x00", ""), metadata=metadata)
 
-    def _add_call(self, call: _ToolCall, index: int) -> None:
+    def _add_call(self, call: ToolCall, index: int) -> None:
         whole = self._calls.setdefault(index, {"id": None, "type": "function", "name": "", "arguments": ""})
         whole["id"] = call.id or whole["id"]
         whole["type"] = call.type or whole["type"]
@@ -107,7 +131,7 @@ class Answer:
 class Record:
     """Where a turn is kept and charged: a session's history where the client named one, and the receipt."""
 
-    __slots__ = ("_answer", "_asked", "_events", "_model", "_session", "_store", "_x", "stored")
+    __slots__ = ("_answer", "_asked", "_events", "_metadata", "_session", "_store", "_use", "_x", "stored")
 
     def __init__(
         self,
@@ -116,14 +140,17 @@ class Record:
         *,
         session: str | None,
         asked: list[NewMessage],
-        model: str,
+        use: ModelUse,
+        metadata: Mapping[str, Any] = {},
         events: EventBus | None = None,
     ) -> None:
         self._x = x
         self._store = store
         self._session = session
         self._asked = asked
-        self._model = model
+        self._use = use
+        #: what is stored of the answer beside what it says itself
+        self._metadata = metadata
         self._events = events
         self._answer = Answer()
         #: what was kept: what was asked, then the answer
@@ -131,8 +158,23 @@ class Record:
 
     def add(self, piece: bytes) -> None:
         """Note what was delivered."""
+        if b'"usage"' in piece or _FINISHED.search(piece) is not None:
+            self._note(piece)
         if self._session is not None:
             self._answer.add(piece)
+
+    def _note(self, piece: bytes) -> None:
+        try:
+            told = _told(piece)
+        except msgspec.DecodeError:
+            return
+        use = self._use
+        if told.usage is not None:
+            use.prompt_tokens = told.usage.prompt_tokens
+            use.completion_tokens = told.usage.completion_tokens
+        for choice in told.choices:
+            if choice.index == 0 and choice.finish_reason is not None:
+                use.finish_reason = choice.finish_reason
 
     async def commit(self, *, cut: str | None, at_once: bool) -> None:
         """Keep and charge the turn. Raises StoreUnavailable, Refused where the session is gone.
@@ -145,7 +187,7 @@ class Record:
             self.stored = await self._store.append(
                 organization,
                 self._session,
-                [*self._asked, self._answer.message(self._model, cut)],
+                [*self._asked, self._said(cut)],
                 holds=receipt.take_holds("messages") if receipt is not None else (),
             )
         if at_once and receipt is not None:
@@ -155,6 +197,10 @@ class Record:
             with suppress(StoreUnavailable):
                 for message in self.stored:
                     await self._events.publish(organization, self._session, message.as_event())
+
+    def _said(self, cut: str | None) -> NewMessage:
+        message = self._answer.message(self._use.answered or self._use.asked, cut)
+        return msgspec.structs.replace(message, metadata={**message.metadata, **self._metadata})
 
     async def void(self) -> None:
         """Charge nothing: nothing was delivered."""

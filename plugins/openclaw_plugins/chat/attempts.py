@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -70,7 +70,7 @@ class Measures(msgspec.Struct, frozen=True):
 class Attempts:
     """One client's call. `complete`, `stream` or `embed` is used once."""
 
-    __slots__ = ("_candidates", "_end", "_loop", "_measures", "_started", "_total", "stream_asked", "use")
+    __slots__ = ("_candidates", "_end", "_loop", "_measures", "_started", "_total", "metadata", "use")
 
     def __init__(self, candidates: Sequence[Candidate], total: float, use: ModelUse, measures: Measures) -> None:
         self._candidates = candidates
@@ -79,8 +79,9 @@ class Attempts:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._end = self._started + total
-        self.stream_asked = use.streamed
         self.use = use
+        #: what the stored answer says beside its text: a model's own words are all
+        self.metadata: Mapping[str, str] = {}
 
     async def complete(self) -> bytes:
         """Return the whole answer. Raises UpstreamFailed."""
@@ -90,7 +91,7 @@ class Attempts:
         """Return the vectors. Raises UpstreamFailed."""
         return await self._carry(lambda lane, call: self._whole(lane, call, lane.provider.embed))
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yield chunks, the first of them once content has come. Raises UpstreamFailed."""
         opened = await self._carry(self._open)
         failure: UpstreamReason | None = None
@@ -115,8 +116,11 @@ class Attempts:
     async def _carry(self, attempt: Callable[[Lane, ModelCall], Awaitable[T]]) -> T:
         asked = self._candidates[0]
         failure: UpstreamFailed | None = None
+        silent: set[int] = set()
         for position, candidate in enumerate(self._candidates):
             if failure is not None:
+                if id(candidate.lane.breaker) in silent:
+                    continue  # another name of an upstream that did not answer
                 if failure.reason == "too_long" and not _larger(candidate.context, asked.context):
                     continue
                 self._measures.fallbacks.labels(asked.alias, candidate.alias, failure.reason).inc()
@@ -128,6 +132,8 @@ class Attempts:
                 if error.reason == "filtered" or (failure is None and error.reason in _FINAL):
                     raise
                 failure = failure or error
+                if error.reason == "silent":
+                    silent.add(id(candidate.lane.breaker))
                 if self._end <= self._loop.time():
                     break
         assert failure is not None
@@ -194,7 +200,7 @@ class Attempts:
 
     async def _whole(self, lane: Lane, call: ModelCall, ask: Callable[[ModelCall], Awaitable[bytes]]) -> bytes:
         answer = await ask(call)
-        return answer if call.upstream_model == call.model else under_alias(answer, call.model)
+        return under_alias(answer, call.model)
 
     async def _open(self, lane: Lane, call: ModelCall) -> _Opened:
         stream = lane.provider.stream(call)
@@ -216,17 +222,16 @@ class Attempts:
 class _Opened:
     """A stream whose first content has come."""
 
-    __slots__ = ("_alias", "_same", "lane", "opening", "rest")
+    __slots__ = ("_alias", "lane", "opening", "rest")
 
     def __init__(self, lane: Lane, call: ModelCall, rest: AsyncIterator[bytes]) -> None:
         self.lane = lane
         self.opening: list[bytes] = []
         self.rest: AsyncIterator[bytes] | None = rest
         self._alias = call.model
-        self._same = call.upstream_model == call.model
 
     def named(self, chunk: bytes) -> bytes:
-        return chunk if self._same else under_alias(chunk, self._alias)
+        return under_alias(chunk, self._alias)
 
 
 def order_of(alias: str, fallbacks: Mapping[str, Sequence[str]]) -> list[str]:

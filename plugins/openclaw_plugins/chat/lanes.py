@@ -36,8 +36,9 @@ class Breaker:
         self._probing = False
 
     @property
-    def resting(self) -> bool:
-        return self._until is not None
+    def resting(self) -> float:
+        """1 while it rests, else 0."""
+        return float(self._until is not None)
 
     def ask(self) -> float | None:
         """Return the seconds to wait; None where a call may go on, which then has to say how it went."""

@@ -64,9 +64,15 @@ def forwarded(body: bytes, request: dict[str, Any], upstream_model: str) -> byte
 
 
 def under_alias(answer: bytes, alias: str) -> bytes:
-    """Return an upstream's answer, or chunk, with the model's name as clients know it."""
+    """Return an upstream's answer, or chunk, with the model's name as clients know it; the very bytes where it has it.
+
+    What an upstream calls its model may be a path on its machine.
+    """
+    name = _encode(alias)
+    if answer.count(b'"model"') == 1 and (b'"model":' + name in answer or b'"model": ' + name in answer):
+        return answer
     fields = _raw_object.decode(answer)
-    fields["model"] = msgspec.Raw(_encode(alias))
+    fields["model"] = msgspec.Raw(name)
     return _encode(fields)
 
 

@@ -10,14 +10,10 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from typing import Literal
 
-import msgspec
-
 from openclaw_gateway.api import (
-    ModelCall,
-    ModelProvider,
     Refusal,
     Refused,
     StoreUnavailable,
@@ -26,11 +22,12 @@ from openclaw_gateway.api import (
     unavailable,
 )
 from openclaw_plugins.chat.answers import Record
-from openclaw_plugins.chat.requests import under_alias
+from openclaw_plugins.chat.attempts import Attempts
+from openclaw_plugins.chat.skill_answers import SkillAnswer
 
 Reason = Literal["disconnected", "slow_reader", "cancelled", "shutdown"]
 
-#: to close an upstream that nobody listens to any more
+#: for an upstream to be closed
 _CLOSE = 1.0
 #: to keep and charge a turn, whoever has left
 _SETTLE = 5.0
@@ -38,33 +35,20 @@ _SETTLE = 5.0
 _QUEUE = 64
 
 
-class _Choice(msgspec.Struct):
-    delta: dict[str, msgspec.Raw] = {}
-    finish_reason: str | None = None
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
-
-
-_chunk = msgspec.json.Decoder(_Chunk).decode
-
-
 class Turn:
-    """One turn. `run` is its owner's; `take`, `stop` and `ended` are for the connection that listens.
+    """One turn. `run` is its owner's; `chunks`, `stop` and `ended` are for the connection that listens.
 
     After its end: `failure` is what went wrong, `stopped` who ended it early, `body` the whole answer of a turn
     that does not stream.
     """
 
     __slots__ = (
-        "_call",
+        "_attempts",
         "_chunks",
-        "_early",
         "_logger",
         "_phase",
-        "_provider",
         "_record",
+        "_request_id",
         "_room",
         "_task",
         "_wake",
@@ -75,16 +59,16 @@ class Turn:
         "stopped",
     )
 
-    def __init__(self, call: ModelCall, provider: ModelProvider, record: Record, logger: logging.Logger) -> None:
-        self._call = call
-        self._provider = provider
+    def __init__(
+        self, attempts: Attempts | SkillAnswer, record: Record, logger: logging.Logger, request_id: str | None
+    ) -> None:
+        self._attempts = attempts
+        self._request_id = request_id
         self._record = record
         self._logger = logger
         self._task: asyncio.Task[None] | None = None
         self._phase: Literal["new", "asking", "settling"] = "new"
         self._chunks: deque[bytes] = deque()
-        #: chunks that open an answer and hold nothing of it yet; None once content has come
-        self._early: list[bytes] | None = []
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self.delivered = False
@@ -93,12 +77,9 @@ class Turn:
         self.failure: Refusal | None = None
         self.stopped: Reason | None = None
 
-    async def take(self, patience: float) -> bytes | None:
-        """Return the events that wait, joined; empty after `patience` seconds of silence, None at the end."""
-        chunks = await self.chunks(patience)
-        if not chunks:
-            return None if chunks is None else b""
-        return b"data: " + b"\n\ndata: ".join(chunks) + b"\n\n"
+    @property
+    def streams(self) -> bool:
+        return self._attempts.use.streamed
 
     async def chunks(self, patience: float) -> list[bytes] | None:
         """Return the chunks that wait; none after `patience` seconds of silence, None at the end."""
@@ -155,10 +136,10 @@ class Turn:
     async def _ask(self) -> None:
         self._phase = "asking"
         try:
-            if self._call.stream:
+            if self.streams:
                 await self._ask_stream()
             else:
-                self.body = self._named(await self._provider.complete(self._call))
+                self.body = await self._attempts.complete()
                 self._account((self.body,))
         except asyncio.CancelledError:
             if self.stopped is None:
@@ -173,30 +154,10 @@ class Turn:
             self.failure = internal_error()
 
     async def _ask_stream(self) -> None:
-        stream = self._provider.stream(self._call)
-        try:
+        async with aclosing(self._attempts.stream()) as stream:
             async for chunk in stream:
-                await self._hand_on(self._named(chunk))
-            for chunk in self._early or ():
                 await self._put(chunk)
-            self.delivered = True
-        finally:
-            close = getattr(stream, "aclose", None)
-            if close is not None:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_CLOSE):
-                        await close()
-
-    async def _hand_on(self, chunk: bytes) -> None:
-        if self._early is not None:
-            if not _has_content(chunk) and len(self._early) < _QUEUE:
-                # Nothing of the answer is in it: should the upstream fail now, the client gets a real status.
-                self._early.append(chunk)
-                return
-            early, self._early = self._early, None
-            for opening in early:
-                await self._put(opening)
-        await self._put(chunk)
+        self.delivered = True
 
     async def _put(self, chunk: bytes) -> None:
         while len(self._chunks) >= _QUEUE:
@@ -210,7 +171,7 @@ class Turn:
         try:
             async with asyncio.timeout(_SETTLE):
                 if self.delivered:
-                    await self._record.commit(cut=self._cut(), at_once=self._call.stream)
+                    await self._record.commit(cut=self._cut(), at_once=self.streams)
                 else:
                     await self._record.void()
         except Refused as error:
@@ -230,12 +191,8 @@ class Turn:
     def _cut(self) -> str | None:
         return self.stopped or ("failed" if self.failure is not None else None)
 
-    def _named(self, answer: bytes) -> bytes:
-        call = self._call
-        return answer if call.upstream_model == call.model else under_alias(answer, call.model)
-
     def _fields(self) -> dict[str, str | None]:
-        return {"requestId": self._call.request_id, "model": self._call.model}
+        return {"requestId": self._request_id, "model": self._attempts.use.asked}
 
 
 class Turns:
@@ -269,17 +226,4 @@ def _refusal(error: UpstreamFailed) -> Refusal:
         message=str(error),
         param=error.param,
         retry_after=error.retry_after,
-    )
-
-
-def _has_content(chunk: bytes) -> bool:
-    """Whether a chunk holds anything of an answer: more than the role that opens it."""
-    try:
-        choices = _chunk(chunk).choices
-    except msgspec.DecodeError:
-        return True
-    return any(
-        choice.finish_reason is not None
-        or any(key != "role" and bytes(value) not in (b'""', b"null", b"[]") for key, value in choice.delta.items())
-        for choice in choices
     )

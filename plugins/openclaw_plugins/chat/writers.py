@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from litestar.types import Receive, Send
@@ -20,16 +20,51 @@ _EVENT_STREAM = [
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 ]
-_KEEP_ALIVE = b": keep-alive\n\n"
-_DONE = b"data: [DONE]\n\n"
 
 
 class _Problem(msgspec.Struct):
     error: msgspec.Raw
 
 
-async def write_whole(x: Exchange, turn: Turn, receive: Receive, send: Send) -> None:
-    """Answer with one JSON body. Raises Refused where the turn failed."""
+class Form(Protocol):
+    """The shape in which a stream is told."""
+
+    keep_alive: bytes
+
+    def frames(self, chunks: Sequence[bytes]) -> bytes:
+        """Return the events of these chunks."""
+        ...
+
+    def end(self) -> bytes:
+        """Return what ends a whole answer."""
+        ...
+
+    def error(self, path: str, request_id: str | None, refusal: Refusal) -> bytes:
+        """Return what ends a failed one."""
+        ...
+
+
+class ChunkEvents:
+    """OpenAI's form: each chunk an event, and a marker at the end."""
+
+    keep_alive = b": keep-alive\n\n"
+
+    def frames(self, chunks: Sequence[bytes]) -> bytes:
+        return b"data: " + b"\n\ndata: ".join(chunks) + b"\n\n"
+
+    def end(self) -> bytes:
+        return b"data: [DONE]\n\n"
+
+    def error(self, path: str, request_id: str | None, refusal: Refusal) -> bytes:
+        """The error object of the one error body, as an event of its own."""
+        _, body = refusal.render(path, request_id)
+        return b'data: {"error":' + bytes(msgspec.json.decode(body, type=_Problem).error) + b"}\n\n"
+
+
+async def write_whole(
+    x: Exchange, turn: Turn, receive: Receive, send: Send, *, told: Callable[[bytes], bytes] | None = None
+) -> None:
+    """Answer with one JSON body, as `told` tells it. Raises Refused where the turn failed."""
     # A turn that waits for nothing ends within one round of the loop; watching costs more than it then.
     await asyncio.sleep(0)
     if not turn.finished:
@@ -40,7 +75,7 @@ async def write_whole(x: Exchange, turn: Turn, receive: Receive, send: Send) -> 
         return
     if turn.failure is not None:
         raise Refused(turn.failure)
-    await write_json(turn.body, send)
+    await write_json(turn.body if told is None else told(turn.body), send)
 
 
 async def write_json(body: bytes, send: Send) -> None:
@@ -51,7 +86,7 @@ async def write_json(body: bytes, send: Send) -> None:
 
 
 async def write_stream(
-    x: Exchange, turn: Turn, receive: Receive, send: Send, *, keep_alive: float, stall: float
+    x: Exchange, turn: Turn, receive: Receive, send: Send, *, form: Form, keep_alive: float, stall: float
 ) -> None:
     """Answer with an event stream. Raises Refused where the turn failed before there was anything to send.
 
@@ -59,28 +94,28 @@ async def write_stream(
     something by then.
     """
     async with _watched(turn, receive):
-        events = await turn.take(keep_alive)
-        if events is None and turn.failure is not None:
+        chunks = await turn.chunks(keep_alive)
+        if chunks is None and turn.failure is not None:
             raise Refused(turn.failure)
         try:
             if turn.stopped not in ("disconnected", "slow_reader"):
                 headers: Any = list(_EVENT_STREAM)
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
-            while events is not None:
+            while chunks is not None:
                 async with asyncio.timeout(stall):
-                    await send(_body(events or _KEEP_ALIVE, more=True))
-                events = await turn.take(keep_alive)
+                    await send(_body(form.frames(chunks) if chunks else form.keep_alive, more=True))
+                chunks = await turn.chunks(keep_alive)
         except TimeoutError:
             turn.stop("slow_reader")
             await turn.ended()
     if turn.stopped in ("disconnected", "slow_reader"):
         x.outcome.disconnected = True
         return
-    # What ends with the marker is kept and paid for: the turn is committed.
-    last = _DONE
-    if turn.failure is not None:
+    if turn.failure is None:
+        last = form.end()  # what ends so is kept and paid for: the turn is committed
+    else:
         x.outcome.error_code = turn.failure.code
-        last = _error_event(x, turn.failure)
+        last = form.error(x.path, x.get(REQUEST_ID), turn.failure)
     try:
         async with asyncio.timeout(stall):
             await send(_body(last, more=False))
@@ -111,9 +146,3 @@ async def _gone(receive: Receive) -> None:
 
 def _body(data: bytes, *, more: bool) -> Any:
     return {"type": "http.response.body", "body": data, "more_body": more}
-
-
-def _error_event(x: Exchange, refusal: Refusal) -> bytes:
-    """The error object of the one error body, as an event of its own."""
-    _, body = refusal.render(x.path, x.get(REQUEST_ID))
-    return b'data: {"error":' + bytes(msgspec.json.decode(body, type=_Problem).error) + b"}\n\n"

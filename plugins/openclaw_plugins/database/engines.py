@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 _DRIVERS = {
@@ -122,6 +123,8 @@ def _sqlite(url: URL, options: Options, *, size: int, write: bool) -> AsyncEngin
         json_serializer=_encode,
         json_deserializer=msgspec.json.decode,
         connect_args={"timeout": options.lock_timeout},
+        # see `clean`
+        pool_reset_on_return=None,
     )
     # The driver's own idea of when a transaction begins is off: with it a write would start as a read and could
     # fail half-way. One connection writes, so writers of this process queue for it and never meet "locked".
@@ -140,7 +143,17 @@ def _sqlite(url: URL, options: Options, *, size: int, write: bool) -> AsyncEngin
 
     @event.listens_for(engine.sync_engine, "begin")
     def start(connection: Any) -> None:
-        connection.exec_driver_sql(begin)
+        # One switch to the driver's thread and back, where a cursor of SQLAlchemy's takes three.
+        try:
+            connection.connection.dbapi_connection.run_async(lambda driver: driver.execute(begin))
+        except sqlite3.Error as error:
+            raise OperationalError(begin, None, error) from error
+
+    @event.listens_for(engine.sync_engine, "reset")
+    def clean(connection: Any, _: Any, state: Any) -> None:
+        # A block has always ended its transaction; to ask the driver's thread again would cost as much as a statement.
+        if not state.terminate_only and connection.driver_connection.in_transaction:
+            connection.rollback()
 
     return engine
 

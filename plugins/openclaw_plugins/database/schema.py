@@ -31,6 +31,8 @@ _TABLES = (
     "openclaw_api_keys",
     "openclaw_usage",
     "openclaw_holds",
+    "openclaw_quota_events",
+    "openclaw_idempotency",
 )
 
 

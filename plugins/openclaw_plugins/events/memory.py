@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from openclaw_gateway.api import Duration, Event, Fact, Host, PluginConfig, Size
+from openclaw_gateway.api import Duration, Event, Fact, Host, PluginConfig, Size, hookimpl
 
 _Key = tuple[str, str]
 
@@ -51,15 +51,16 @@ class MemoryEvents:
         self._config = config
         self._clock = host.clock
         self._logger = host.logger
-        #: in the order of their last use
-        self._logs: dict[_Key, _Log] = {}
-        #: past every seq of every log that was dropped
-        self._floor = 0
-        self._bytes = 0
+        self._kept = _Kept()
+
+    @hookimpl
+    def inherit(self, previous: MemoryEvents) -> None:
+        """Share the logs: sockets that the old gateway still serves hear what is said through the new one."""
+        self._kept = previous._kept
 
     def __len__(self) -> int:
         """How many sessions have a log."""
-        return len(self._logs)
+        return len(self._kept.logs)
 
     async def publish(self, organization: str, session_id: str, body: Mapping[str, Any]) -> int:
         log = self._log((organization, session_id))
@@ -82,12 +83,12 @@ class MemoryEvents:
         return listener
 
     def _log(self, key: _Key) -> _Log:
-        log = self._logs.pop(key, None)
+        log = self._kept.logs.pop(key, None)
         if log is None:
             # Milliseconds since the epoch: a log that starts anew never repeats a number that a client has seen,
             # neither after it was dropped nor after a restart.
-            log = _Log(max(int(self._clock.now() * 1000), self._floor))
-        self._logs[key] = log
+            log = _Log(max(int(self._clock.now() * 1000), self._kept.floor))
+        self._kept.logs[key] = log
         log.used = self._clock.monotonic()
         return log
 
@@ -96,37 +97,50 @@ class MemoryEvents:
         self._count(log, len(event.body))
         while log.events and (len(log.events) > self._config.keep or log.bytes > self._config.keep_bytes):
             self._count(log, -len(log.events.popleft().body))
-        for other in self._logs.values():
-            if self._bytes <= self._config.keep_bytes_in_all:
-                break
+        while self._kept.bytes > self._config.keep_bytes_in_all:
+            key, other = next(iter(self._kept.logs.items()))
             other.events.clear()
             self._count(other, -other.bytes)
+            self._kept.logs[key] = self._kept.logs.pop(key)  # not met again before all others
 
     def _count(self, log: _Log, bytes: int) -> None:
         log.bytes += bytes
-        self._bytes += bytes
+        self._kept.bytes += bytes
 
     def _forget(self) -> None:
         """Drop logs that nobody listens to and that are old, or too many; each call looks at a few."""
         now = self._clock.monotonic()
         for _ in range(_LOOKS):
-            key = next(iter(self._logs))
-            log = self._logs[key]
+            key = next(iter(self._kept.logs))
+            log = self._kept.logs[key]
             old = now - log.used >= self._config.keep_for
-            if not log.listeners and (old or len(self._logs) > self._config.max_sessions):
-                self._floor = max(self._floor, log.head)
-                self._bytes -= log.bytes
-                del self._logs[key]
-                if not self._logs:
+            if not log.listeners and (old or len(self._kept.logs) > self._config.max_sessions):
+                self._kept.floor = max(self._kept.floor, log.head)
+                self._kept.bytes -= log.bytes
+                del self._kept.logs[key]
+                if not self._kept.logs:
                     return
             elif old:
-                self._logs[key] = self._logs.pop(key)
+                self._kept.logs[key] = self._kept.logs.pop(key)
                 log.used = now  # listened to: its rest has not begun
             else:
                 return
 
     def _left(self, log: _Log) -> None:
         log.used = self._clock.monotonic()
+
+
+class _Kept:
+    """All that the bus keeps; after a reload two instances share it."""
+
+    __slots__ = ("bytes", "floor", "logs")
+
+    def __init__(self) -> None:
+        #: in the order of their last use
+        self.logs: dict[_Key, _Log] = {}
+        #: past every seq of every log that was dropped
+        self.floor = 0
+        self.bytes = 0
 
 
 class _Log:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from prometheus_client import Counter, Histogram
 
 from openclaw_gateway.api import HealthCheck, Host
 from openclaw_plugins.health.probe import Unwell
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
 _SAMPLE = 0.25
+#: those of every service behind the gateway, whoever calls it
+_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -30,6 +35,19 @@ class OwnChecks:
         self._max_lag = max_lag
         self._lags: deque[float] = deque(maxlen=20)
         self._client: ClientSession | None = None
+        self._seconds = host.metric(
+            Histogram,
+            "external_service_duration_seconds",
+            "How long calls of services behind the gateway take.",
+            ("target", "operation"),
+            buckets=_BUCKETS,
+        )
+        self._errors = host.metric(
+            Counter,
+            "external_service_errors_total",
+            "Calls of services behind the gateway that failed.",
+            ("target", "operation", "error_type"),
+        )
 
     def checks(self) -> Sequence[HealthCheck]:
         own = [
@@ -81,12 +99,20 @@ class OwnChecks:
             if self._client is None:
                 self._client = aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
             limit = aiohttp.ClientTimeout(total=target.timeout)
+            started = time.perf_counter()
+            failure: str | None = "timeout"
             try:
                 async with self._client.get(url, timeout=limit, allow_redirects=False) as response:
                     status = response.status
+                failure = "status_5xx" if status >= 500 else None
             except aiohttp.ClientError as error:
+                failure = "timeout" if isinstance(error, TimeoutError) else "unreachable"
                 raise Unwell("not reachable") from error
-            if status >= 500:
+            finally:
+                self._seconds.labels(name, "probe").observe(time.perf_counter() - started)
+                if failure is not None:
+                    self._errors.labels(name, "probe", failure).inc()
+            if failure is not None:
                 raise Unwell(f"answered {status}")
             return {"status": status}
 

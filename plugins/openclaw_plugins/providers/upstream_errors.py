@@ -24,6 +24,8 @@ _TOO_LONG = re.compile(
 )
 #: how upstreams say that a filter refused the content
 _FILTERED = re.compile(r"content.?filter|content.?policy|content.?management|responsibleai|moderation", re.IGNORECASE)
+#: how one says with a 400 that our account there is empty
+_UNPAID = re.compile(r"credit balance|billing", re.IGNORECASE)
 #: the client's own request was at fault, as far as the upstream can tell
 _CLIENT_FAULTS = frozenset({400, 404, 413, 422})
 
@@ -63,6 +65,8 @@ def refused(status: int, headers: Mapping[str, str], body: bytes, secrets: tuple
     """
     if status in _CLIENT_FAULTS:
         error = _error_of(body)
+        if error is not None and _UNPAID.search(error.message):
+            return broken("it does not accept the gateway's account", "credential")
         reason = _reason(error) if error is not None else "request"
         if error is not None and safe(error.message, secrets):
             param = error.param if isinstance(error.param, str) and safe(error.param, secrets) else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qs
 
@@ -30,6 +30,7 @@ from openclaw_gateway.api import (
     Fact,
     Host,
     PluginConfig,
+    QuotaEvent,
     Refusal,
     Refused,
     Revocations,
@@ -44,9 +45,11 @@ from openclaw_gateway.api import (
     needs,
     unavailable,
 )
-from openclaw_plugins.realtime.connection import GOING_AWAY, NOT_ALLOWED, Connection, Limits
+from openclaw_plugins.realtime.connection import GOING_AWAY, NOT_ALLOWED, Connection
 from openclaw_plugins.realtime.numbers import Numbers
+from openclaw_plugins.realtime.outbox import Limits
 from openclaw_plugins.realtime.turns import SocketTurns, Turns
+from openclaw_plugins.realtime.warnings import listen, publish
 
 _NO_SESSION = bad_request("sessionId: the query must name the session", param="sessionId")
 _LAST_SEQ = bad_request("lastSeq: expected a whole number", param="lastSeq")
@@ -130,6 +133,10 @@ class Realtime:
         return self._drain(within)
 
     @hookimpl
+    def on_quota_event(self, event: QuotaEvent) -> Awaitable[None]:
+        return publish(self._events, event)
+
+    @hookimpl
     def routes(self) -> list[Any]:
         @asgi(
             "/ws",
@@ -164,10 +171,19 @@ class Realtime:
             session_id, after = await self._checked(x)
             mine = SocketTurns(self._turns, session_id)
             connection = Connection(
-                x, receive, send, host=self._host, limits=self._limits, numbers=self._numbers, turns=mine
+                *(x, receive, send),
+                host=self._host,
+                limits=self._limits,
+                numbers=self._numbers,
+                turns=mine,
+                resuming=after is not None,
             )
             organization = x[PRINCIPAL].organization
-            subscription = await self._events.subscribe(organization, session_id, connection.deliver)
+            async with AsyncExitStack() as opening:
+                subscription = await self._events.subscribe(organization, session_id, connection.deliver)
+                opening.callback(subscription.close)
+                warnings = await listen(self._events, connection, mine, session_id)
+                opening.pop_all()
         except Refused as error:
             await _deny(x, send, error.refusal)
             return
@@ -187,6 +203,7 @@ class Realtime:
         except OSError:
             x.outcome.disconnected = True  # it left during the handshake
         finally:
+            warnings.close()
             subscription.close()
             self._open.discard(connection)
             self._left.set()

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import msgspec
-
 from openclaw_gateway.api import (
+    EVENTS_LOST,
     PRINCIPAL,
     REQUEST_ID,
     TIER,
@@ -24,16 +23,13 @@ from openclaw_gateway.api import (
     Refusal,
     StoreUnavailable,
     Subscription,
-    bad_request,
     not_found,
     unavailable,
 )
 from openclaw_plugins.realtime.frames import (
     Cancel,
     GoingAway,
-    Inbound,
     Outbound,
-    Ping,
     Pong,
     Resume,
     SendMessage,
@@ -41,36 +37,18 @@ from openclaw_plugins.realtime.frames import (
     encode,
     failed,
     read,
+    tag,
 )
 from openclaw_plugins.realtime.numbers import Numbers
-from openclaw_plugins.realtime.outbox import Outbox
+from openclaw_plugins.realtime.outbox import Limits, Outbox
+from openclaw_plugins.realtime.place import Place
+from openclaw_plugins.realtime.refusals import LEAVING, LOST, RESUMED, UNREPLAYABLE
 from openclaw_plugins.realtime.turns import SocketTurns
 
 GOING_AWAY, NO_BINARY, NOT_ALLOWED, INTERNAL, OVERLOAD = 1001, 1003, 1008, 1011, 1013
 
 #: to hand the last frames to a peer before its socket is closed
 _FLUSH = 1.0
-#: part of its time to live that a lease may reach without being renewed; past it, its holder ends by itself
-_FENCE = 5 / 6
-
-_RESUMED = bad_request("a connection can be resumed once", param="type")
-_UNREPLAYABLE = Refusal(
-    status=410,
-    code="RESUME_UNAVAILABLE",
-    type="invalid_request_error",
-    message="the events after lastSeq are not all kept any more; read the session's history",
-    param="lastSeq",
-)
-_LEAVING = unavailable("the gateway is shutting down; connect again", retry_after=1.0)
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one socket may take of the process. Times in seconds."""
-
-    max_frames: int
-    max_bytes: int
-    stall: float
-    idle: float
 
 
 class Connection:
@@ -86,6 +64,7 @@ class Connection:
         limits: Limits,
         numbers: Numbers,
         turns: SocketTurns,
+        resuming: bool = False,
     ) -> None:
         self.x = x
         self.principal = x[PRINCIPAL]
@@ -97,20 +76,21 @@ class Connection:
         self._numbers = numbers
         self._turns = turns
         self._outbox = Outbox(limits.max_frames, limits.max_bytes)
+        self._writer: asyncio.Task[None] | None = None
+        self._accepted = False
         self._loop = asyncio.get_running_loop()
         #: code and reason of the close that we decided; None where the peer left
         self._end: asyncio.Future[tuple[int, str] | None] = self._loop.create_future()
         self._subscription: Subscription | None = None
         #: live events that wait until a replay is through
-        self._held: deque[Event] | None = None
+        self._held: deque[Event] | None = deque() if resuming else None
         self._resumed = False
         self._leaving = False
         now = self._loop.time()
-        self._renewed = self._heard = now
+        self._heard = now
         #: since when the peer has not taken a frame that we are handing it
         self._sending: float | None = None
-        ttl = x.receipt.lease_ttl if x.receipt is not None else None
-        self._lease_ttl = ttl
+        self._place = Place(x, host.logger, now)
 
     # --- for the plugin -------------------------------------------------------------------------
 
@@ -119,9 +99,10 @@ class Connection:
         self._subscription = subscription
         self._numbers.opened(self._tier)
         started = self._loop.time()
-        tasks = [asyncio.create_task(self._read(after)), asyncio.create_task(self._write())]
-        for task in tasks:
-            task.add_done_callback(self._task_ended)
+        reader = asyncio.create_task(self._read(after))
+        reader.add_done_callback(self._task_ended)
+        self._accepted = True
+        self._start_writing()
         try:
             while not self._end.done():
                 await asyncio.wait([self._end], timeout=self._next_look())
@@ -130,10 +111,10 @@ class Connection:
         finally:
             subscription.close()
             self._turns.detach()
-            tasks[0].cancel()
+            reader.cancel()
             if not self._end.done():
                 self._end.set_result(None)
-            await self._finish(tasks[1])
+            await self._finish()
             self._numbers.closed(self._tier, self._loop.time() - started)
 
     def deliver(self, event: Event) -> None:
@@ -144,11 +125,11 @@ class Connection:
             else:
                 self._held.append(event)
             return
-        self._put(event.type, event.body)
+        self._tell(event)
 
-    def send(self, frame: Outbound) -> None:
+    def send(self, frame: Outbound | dict[str, Any]) -> None:
         """Put a frame of this socket alone in the queue; says nothing to one that is closed."""
-        self._put(frame.__struct_config__.tag, encode(frame))  # type: ignore[arg-type]
+        self._put(tag(frame), encode(frame))
 
     def refuse(self, refusal: Refusal, ref: str | None) -> None:
         """Put an `error` frame in the queue."""
@@ -161,19 +142,15 @@ class Connection:
 
     async def room(self) -> None:
         """Wait until the peer has taken what it was sent before, at most until it is given up."""
-        if not self._outbox.has_room and not self._end.done():
-            waiting = asyncio.ensure_future(self._outbox.room())
-            either: list[asyncio.Future[Any]] = [waiting, self._end]
-            try:
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                waiting.cancel()
+        while not self._outbox.has_room and not self._end.done():
+            either: list[asyncio.Future[Any]] = [self._outbox.room(), self._end]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
 
     async def leave(self, retry_after: float) -> None:
         """Say that the gateway goes away, let running turns end, and close. Cancelled where that takes too long."""
         self._leaving = True
         self.send(GoingAway(message="the gateway is shutting down", retry_after=retry_after))
-        self._turns.refuse_waiting(_LEAVING)
+        self._turns.refuse_waiting(LEAVING)
         await self._turns.ended()
         self.close(GOING_AWAY, "going away")
 
@@ -194,14 +171,23 @@ class Connection:
                 return
             self._heard = self._loop.time()
             await self._take(text)
+            # A burst that has arrived already must neither keep the process from others nor outrun its own answers.
+            await asyncio.sleep(0)
+            await self.room()
 
     async def _write(self) -> None:
-        while (frame := await self._outbox.get()) is not None:
+        while (frame := self._outbox.pop()) is not None:
             self._sending = self._loop.time()
             with suppress(OSError):  # the peer has gone: the reader learns it
                 await self._send({"type": "websocket.send", "text": frame.decode()})
             self._sending = None
             self.x.outcome.bytes_sent += len(frame)
+
+    def _start_writing(self) -> None:
+        """An idle socket has no writer: it is one task more for each of thousands."""
+        if self._accepted and len(self._outbox) and (self._writer is None or self._writer.done()):
+            self._writer = asyncio.create_task(self._write())
+            self._writer.add_done_callback(self._task_ended)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or (error := task.exception()) is None:
@@ -209,12 +195,12 @@ class Connection:
         self._host.logger.error("a socket failed", exc_info=error, extra={"fields": self._fields()})
         self.close(INTERNAL, "internal error")
 
-    async def _finish(self, writer: asyncio.Task[None]) -> None:
+    async def _finish(self) -> None:
         end = self._end.result()
-        if end is not None and end[0] != OVERLOAD:
-            self._outbox.finish()
-            await asyncio.wait([writer], timeout=_FLUSH)
-        writer.cancel()
+        if self._writer is not None:
+            if end is not None and end[0] != OVERLOAD:
+                await asyncio.wait([self._writer], timeout=_FLUSH)
+            self._writer.cancel()
         if end is not None:
             code, reason = end
             with suppress(OSError, RuntimeError):  # it may have gone meanwhile
@@ -225,9 +211,8 @@ class Connection:
     def _next_look(self) -> float:
         now = self._loop.time()
         due = [self._heard + self._limits.idle - now, self._limits.stall / 2]
-        if self._lease_ttl is not None:
-            # A renewal that failed is tried again sooner than the next one would be.
-            due.append(self._renewed + self._lease_ttl / 3 - now if now - self._renewed < self._lease_ttl / 3 else 1.0)
+        if (renewal := self._place.due(now)) is not None:
+            due.append(renewal)
         if self.principal.expires_at is not None:
             due.append(self.principal.expires_at - self._host.clock.now())
         return max(0.01, min(due))
@@ -241,28 +226,14 @@ class Connection:
             self.close(OVERLOAD, "slow reader")
         elif now - self._heard >= self._limits.idle and not self._turns.running:
             self.close(GOING_AWAY, "idle")
-        elif self._lease_ttl is not None and now - self._renewed >= self._lease_ttl / 3:
-            await self._renew(now, self._lease_ttl)
-
-    async def _renew(self, now: float, ttl: float) -> None:
-        """Keep our place, or end before somebody else can have it."""
-        alive = now - self._renewed < _FENCE * ttl
-        if alive:
-            assert self.x.receipt is not None
-            try:
-                async with asyncio.timeout(ttl / 6):
-                    alive = await self.x.receipt.renew_leases()
-                    self._renewed = now
-            except (TimeoutError, StoreUnavailable) as error:
-                self._host.logger.warning("a socket's place could not be renewed", exc_info=error)
-        if not alive:
+        elif not await self._place.keep(now):
             self.close(OVERLOAD, "its place was lost; connect again")
 
     # --- frames ---------------------------------------------------------------------------------
 
     async def _take(self, text: str) -> None:
         frame = read(text)
-        self._numbers.frame("inbound", "invalid" if isinstance(frame, Unreadable) else _type(frame))
+        self._numbers.frame("inbound", "invalid" if isinstance(frame, Unreadable) else tag(frame))
         runner = self._host.gateway.runner
         x, refused = await runner.message(self.x)
         x.outcome.status = 200
@@ -271,7 +242,7 @@ class Connection:
             if isinstance(frame, Unreadable):
                 refused = frame.refusal
             elif isinstance(frame, SendMessage):
-                refused = _LEAVING if self._leaving else self._turns.add(self, x, frame, size=len(text))
+                refused = LEAVING if self._leaving else self._turns.add(self, x, frame, size=len(text))
                 if refused is None:
                     return  # the turn completes its exchange
             elif isinstance(frame, Cancel):
@@ -288,39 +259,39 @@ class Connection:
     async def _resume(self, after: int) -> Refusal | None:
         """Send again what this socket has not had, in order, before anything newer."""
         if self._resumed or self._subscription is None:
-            return _RESUMED
+            return RESUMED
         self._resumed = True
-        held = self._held = deque()
+        held = self._held = self._held or deque()
         refused: Refusal | None = None
         try:
             events = await self._subscription.replay(after)
         except StoreUnavailable as error:
             events, refused = (), unavailable(f"the {error.store} does not answer; try again shortly")
         else:
-            refused = _UNREPLAYABLE if events is None else None
+            refused = UNREPLAYABLE if events is None else None
         for event in events or ():
             await self.room()
-            self._put(event.type, event.body)
+            self._tell(event)
         while held:
-            event = held.popleft()
-            self._put(event.type, event.body)
+            self._tell(held.popleft())
             await self.room()
         self._held = None
         return refused
+
+    def _tell(self, event: Event) -> None:
+        if event.type == EVENTS_LOST:
+            self.refuse(LOST, None)
+        else:
+            self._put(event.type, event.body)
 
     def _put(self, type: str, frame: bytes) -> None:
         if self._end.done():
             return
         if self._outbox.put(frame):
+            self._start_writing()
             self._numbers.frame("outbound", type)
         else:
             self.close(OVERLOAD, "slow reader")
 
     def _fields(self) -> dict[str, Any]:
         return {"requestId": self.x.get(REQUEST_ID)}
-
-
-def _type(frame: Inbound) -> str:
-    if isinstance(frame, SendMessage):
-        return "message"
-    return "ping" if isinstance(frame, Ping) else "cancel" if isinstance(frame, Cancel) else "resume"

@@ -145,6 +145,13 @@ def read(text: str) -> Inbound | Unreadable:
         return Unreadable(msgspec.structs.replace(refusal, message=message), ref)
 
 
+def tag(frame: Inbound | Outbound | dict[str, Any]) -> str:
+    """Return the `type` of a frame."""
+    if isinstance(frame, dict):
+        return str(frame["type"])
+    return str(frame.__struct_config__.tag)
+
+
 def failed(refusal: Refusal, *, ref: str | None, request_id: str | None) -> Failed:
     """Say in a frame what an HTTP client would be told in an error body."""
     limited = refusal.status == 429

@@ -5,60 +5,62 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one socket may take of the process. Times in seconds."""
+
+    max_frames: int
+    max_bytes: int
+    stall: float
+    idle: float
+
 
 class Outbox:
-    """A queue of encoded frames with one reader. It never waits for room by itself: `put` says that there is none."""
+    """A queue of encoded frames. It never waits for room by itself: `put` says that there is none."""
 
-    __slots__ = ("_bytes", "_finished", "_frames", "_max_bytes", "_max_frames", "_room", "_wake")
+    __slots__ = ("_frames", "_max_bytes", "_max_frames", "_room", "bytes")
 
     def __init__(self, max_frames: int, max_bytes: int) -> None:
         self._frames: deque[bytes] = deque()
-        self._bytes = 0
-        self._finished = False
+        self.bytes = 0
         self._max_frames = max_frames
         self._max_bytes = max_bytes
-        self._wake = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
+        #: resolved when there is room again; made only when somebody waits, for most sockets are idle
+        self._room: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._frames)
 
     def put(self, frame: bytes) -> bool:
         """Take a frame, or return False where it does not fit. A single one always fits into an empty queue."""
-        size = self._bytes + len(frame)
+        size = self.bytes + len(frame)
         if self._frames and (len(self._frames) >= self._max_frames or size > self._max_bytes):
             return False
         self._frames.append(frame)
-        self._bytes = size
-        if 2 * len(self._frames) >= self._max_frames or 2 * size >= self._max_bytes:
-            self._room.clear()
-        self._wake.set()
+        self.bytes = size
         return True
 
-    def finish(self) -> None:
-        """Let `get` return None once all that waits has been taken."""
-        self._finished = True
-        self._wake.set()
-
-    async def get(self) -> bytes | None:
-        """Return the next frame; None at the end."""
-        while not self._frames:
-            if self._finished:
-                return None
-            self._wake.clear()
-            await self._wake.wait()
+    def pop(self) -> bytes | None:
+        """Return the next frame; None where there is none."""
+        if not self._frames:
+            return None
         frame = self._frames.popleft()
-        self._bytes -= len(frame)
-        if 2 * len(self._frames) < self._max_frames and 2 * self._bytes < self._max_bytes:
-            self._room.set()
+        self.bytes -= len(frame)
+        if self._room is not None and self.has_room:
+            if not self._room.done():
+                self._room.set_result(None)
+            self._room = None
         return frame
 
     @property
     def has_room(self) -> bool:
-        """Whether the queue is at most half full."""
-        return self._room.is_set()
+        """Whether the queue is less than half full."""
+        return 2 * len(self._frames) < self._max_frames and 2 * self.bytes < self._max_bytes
 
-    async def room(self) -> None:
-        """Wait until the queue is at most half full."""
-        await self._room.wait()
-
-    def __len__(self) -> int:
-        return len(self._frames)
+    def room(self) -> asyncio.Future[None]:
+        """Return what is resolved as soon as the queue is less than half full; ask `has_room` first."""
+        if self._room is None:
+            self._room = asyncio.get_running_loop().create_future()
+        return self._room

@@ -1,13 +1,12 @@
 """Tickets: how a browser, which cannot set headers on a WebSocket, shows who it is without a token in the URL.
 
 A ticket is a random word for one handshake of one session within half a minute. It is kept as a hash, taken once,
-and never written anywhere.
+and never written to a log.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Annotated, Any, ClassVar
@@ -26,6 +25,7 @@ from openclaw_gateway.api import (
     Host,
     PluginConfig,
     Principal,
+    Redis,
     Refusal,
     Refused,
     SessionStore,
@@ -37,6 +37,7 @@ from openclaw_gateway.api import (
     unauthorized,
     unavailable,
 )
+from openclaw_plugins.realtime.open_tickets import InMemory, InRedis, OpenTicket, OpenTickets
 
 _REFUSED = unauthorized("the ticket is not valid: it is unknown, used, expired, or for another session")
 
@@ -55,7 +56,10 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Tickets:
-    """Hands out tickets, and recognises them as credentials of a handshake. They live in one process."""
+    """Hands out tickets, and recognises them as credentials of a handshake.
+
+    Without `redis` they live in one process; with it any replica takes what another one has handed out.
+    """
 
     provides: ClassVar[tuple[Fact[Any], ...]] = ()
     requires: ClassVar[tuple[Fact[Any], ...]] = ()
@@ -64,18 +68,34 @@ class Tickets:
         """`[plugins.ws_tickets]`"""
 
         sessions: Annotated[str, needs(SessionStore), Meta(description="Where the sessions are kept.")] = "sessions"
+        redis: Annotated[
+            str | None, needs(Redis), Meta(description="Where the tickets of all replicas are kept; else in memory.")
+        ] = None
         ttl: Annotated[Duration, Meta(description="How long a ticket can be used.")] = Duration(30)
-        max_open: Annotated[int, Meta(ge=1, description="Most tickets that wait to be used at the same time.")] = 10_000
-
-    shared: ClassVar[bool] = False
+        max_open: Annotated[
+            int, Meta(ge=1, description="Most tickets in memory that wait to be used at the same time.")
+        ] = 10_000
 
     def __init__(self, config: Config, host: Host) -> None:
         self._config = config
         self._host = host
         self._clock = host.clock
         self._sessions = host.get(config.sessions, SessionStore)
-        #: by hash, oldest first: until when, for which session, for whom
-        self._open: OrderedDict[bytes, tuple[float, str, Principal]] = OrderedDict()
+        self._open: OpenTickets = (
+            InRedis(host.get(config.redis, Redis), config.ttl)
+            if config.redis is not None
+            else InMemory(host.clock, config.ttl, config.max_open)
+        )
+
+    @property
+    def shared(self) -> bool:
+        return self._config.redis is not None
+
+    @hookimpl
+    def inherit(self, previous: Tickets) -> None:
+        """Go on with the tickets of before a reload, where they are in memory."""
+        if type(self._open) is InMemory is type(previous._open):
+            self._open = previous._open
 
     async def authenticate(self, x: Exchange) -> Principal | Refusal | None:
         if x.kind != "websocket":
@@ -87,13 +107,11 @@ class Tickets:
         given = query.get("ticket")
         if given is None:
             return None
-        found = self._open.pop(_hash(given[0]), None)
-        if found is None:
-            return _REFUSED
-        until, session, principal = found
+        found = await self._open.take(_hash(given[0]))
         # It is used up also where it does not fit: whoever tries it elsewhere should not have it.
-        if until <= self._clock.monotonic() or query.get("sessionId") != [session]:
+        if found is None or query.get("sessionId") != [found.session]:
             return _REFUSED
+        principal = found.principal
         if principal.expires_at is not None and principal.expires_at <= self._clock.now():
             return _REFUSED
         return principal
@@ -117,7 +135,7 @@ class Tickets:
             asked = decode(body, TicketRequest)
             session = await self._sessions.get(x[PRINCIPAL].organization, asked.session_id)
             x[SESSION_ID] = session.session_id
-            ticket = self._issue(asked.session_id, x[PRINCIPAL])
+            ticket = await self._issue(asked.session_id, x[PRINCIPAL])
             headers = {"cache-control": "no-store"}
             return Response(
                 msgspec.json.encode(ticket), media_type="application/json", status_code=201, headers=headers
@@ -125,18 +143,14 @@ class Tickets:
 
         return [create_ticket]
 
-    def _issue(self, session: str, principal: Principal) -> Ticket:
-        now = self._clock.monotonic()
-        while self._open and next(iter(self._open.values()))[0] <= now:
-            self._open.popitem(last=False)
-        if len(self._open) >= self._config.max_open:
-            raise Refused(unavailable("too many tickets wait to be used; try again shortly"))
+    async def _issue(self, session: str, principal: Principal) -> Ticket:
         ticket = secrets.token_urlsafe(32)
-        self._open[_hash(ticket)] = (now + self._config.ttl, session, principal)
+        if not await self._open.put(_hash(ticket), OpenTicket(session, principal)):
+            raise Refused(unavailable("too many tickets wait to be used; try again shortly"))
         expires = datetime.fromtimestamp(self._clock.now() + self._config.ttl, UTC)
         shown = expires.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return Ticket(ticket=ticket, expires_at=shown)
 
 
-def _hash(ticket: str) -> bytes:
-    return sha256(ticket.encode("utf-8", "replace")).digest()
+def _hash(ticket: str) -> str:
+    return sha256(ticket.encode("utf-8", "replace")).hexdigest()

@@ -31,13 +31,10 @@ from openclaw_gateway.api import (
     unavailable,
 )
 from openclaw_plugins.realtime.frames import Outbound, Piece, QuotaWarning, SendMessage, failed
+from openclaw_plugins.realtime.refusals import CANCELLED
 
 if TYPE_CHECKING:
     from openclaw_plugins.realtime.connection import Connection
-
-_CANCELLED = Refusal(
-    status=409, code="CANCELLED", type="conflict", message="the turn was cancelled before anything was said"
-)
 
 
 class Turns:
@@ -84,8 +81,7 @@ class SocketTurns:
         self._waiting: deque[_Turn] = deque()
         self._waiting_bytes = 0
         self._warned: set[str] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None
 
     @property
     def running(self) -> int:
@@ -121,7 +117,7 @@ class SocketTurns:
             return True
         for turn in self._waiting:
             if turn.ref == ref:
-                self._drop(turn, _CANCELLED)
+                self._drop(turn, CANCELLED)
                 return True
         return False
 
@@ -139,16 +135,23 @@ class SocketTurns:
 
     async def ended(self) -> None:
         """Wait until nothing runs."""
-        await self._idle.wait()
+        if self.running:
+            self._idle = asyncio.Event()
+            await self._idle.wait()
 
     def warn_once(self, x: Exchange, connection: Connection | None) -> None:
         """Tell the client once of each quota that is nearly used up."""
         if connection is None or x.receipt is None:
             return
         for balance in x.receipt.balances:
-            if balance.warning and balance.limit.name not in self._warned:
-                self._warned.add(balance.limit.name)
+            if balance.warning and not self.warned(balance.limit.name):
                 connection.send(QuotaWarning(limit=balance.report(self._turns.host.clock.now())))
+
+    def warned(self, quota: str) -> bool:
+        """Whether the client has been told of this quota; from now on it has."""
+        known = quota in self._warned
+        self._warned.add(quota)
+        return known
 
     def done(self, turn: _Turn) -> None:
         """A turn has ended: the next in line starts."""
@@ -157,12 +160,11 @@ class SocketTurns:
             following = self._waiting.popleft()
             self._waiting_bytes -= following.size
             self._start(following)
-        elif not self._running:
+        elif not self._running and self._idle is not None:
             self._idle.set()
 
     def _start(self, turn: _Turn) -> None:
         self._running[turn.ref] = turn
-        self._idle.clear()
         self._turns.start(turn)
 
     def _drop(self, turn: _Turn, refusal: Refusal) -> None:
@@ -180,6 +182,7 @@ class _Turn:
         "_cut",
         "_frame",
         "_mine",
+        "_muted",
         "_session_id",
         "_turn",
         "connection",
@@ -206,6 +209,8 @@ class _Turn:
         self._session_id = session_id
         self._turn: RunningTurn | None = None
         self._cut: str | None = None
+        #: whether a piece could not be published
+        self._muted = False
         #: None once the socket is gone
         self.connection: Connection | None = connection
         self.x = x
@@ -252,7 +257,7 @@ class _Turn:
             return refused
         self._mine.warn_once(self.x, self.connection)
         if self._cut is not None:
-            return _CANCELLED
+            return CANCELLED
         frame = self._frame
         turn = self._turn = await self._all.conversation.turn(
             self.x,
@@ -278,7 +283,7 @@ class _Turn:
             self.x.outcome.status, self.x.outcome.error_code = end.failure.status, end.failure.code
             await self._publish(failed(end.failure, ref=self.ref, request_id=self.x.get(REQUEST_ID)))
         elif end.message is None:
-            await self._publish(failed(_CANCELLED, ref=self.ref, request_id=self.x.get(REQUEST_ID)))
+            await self._publish(failed(CANCELLED, ref=self.ref, request_id=self.x.get(REQUEST_ID)))
         elif self._frame.stream:
             await self._publish(Piece(ref=self.ref, chunk="", done=True))
         if end.message is not None:
@@ -286,8 +291,16 @@ class _Turn:
             await self._publish(end.message.as_event(ref=self.ref, **more))
 
     async def _publish(self, body: Outbound | dict[str, Any]) -> None:
+        """Tell the session. A bus that fails does not fail the turn: its socket is then told of the end alone."""
+        if self._muted and isinstance(body, Piece):
+            return  # pieces with a hole between them are worse than none; the whole answer follows
         event: dict[str, Any] = body if isinstance(body, dict) else msgspec.to_builtins(body)
-        await self._all.events.publish(self.x[PRINCIPAL].organization, self._session_id, event)
+        try:
+            await self._all.events.publish(self.x[PRINCIPAL].organization, self._session_id, event)
+        except StoreUnavailable:  # the bus has logged it
+            self._muted = True
+            if self.connection is not None and not isinstance(body, Piece):
+                self.connection.send(event)
 
     def _fields(self) -> dict[str, Any]:
         return {"requestId": self.x.get(REQUEST_ID), "ref": self.ref}

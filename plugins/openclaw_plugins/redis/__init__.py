@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Annotated, Any, ClassVar
 
 import hiredis
@@ -28,14 +28,15 @@ from openclaw_gateway.api import (
     Secret,
     StartFailed,
     StoreUnavailable,
-    Word,
     hookimpl,
 )
+from openclaw_plugins.redis.feed import PubSub
 from openclaw_plugins.redis.line import Line, Settings
 from openclaw_plugins.redis.location import location
-from openclaw_plugins.redis.nodes import Nodes, nodes_at, slot_of
+from openclaw_plugins.redis.nodes import Nodes, anywhere, nodes_at, slot_of
+from openclaw_plugins.redis.wire import pack
 
-_ASKING = hiredis.pack_command(("ASKING",))
+_ASKING = pack("ASKING")
 #: how often a call follows replies that say that another node has the key
 _REDIRECTS = 3
 
@@ -68,7 +69,8 @@ class RedisConnection:
             str, Meta(pattern="^[A-Za-z0-9:_.-]{0,32}$", description="What every key of this gateway begins with.")
         ] = "openclaw:"
         ca: Annotated[
-            str | None, Meta(description="For TLS: PEM file of the authority, relative to this file; else the system's.")
+            str | None,
+            Meta(description="For TLS: PEM file of the authority, relative to this file; else the system's."),
         ] = None
         sentinel_password: Annotated[
             Secret | None, Meta(description="Password of the Sentinels, where it is not that of the store.")
@@ -111,7 +113,7 @@ class RedisConnection:
     def degraded(self) -> bool:
         return self._nodes is None or any(not line.breaker.closed for line in self._nodes.lines())
 
-    def prepare(self, script: str, keys: Sequence[str], arguments: Sequence[Word]) -> Prepared:
+    def prepare(self, script: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> Prepared:
         return ScriptCall(script, keys, arguments)
 
     async def run(self, prepared: Prepared) -> Any:
@@ -126,20 +128,29 @@ class RedisConnection:
                 reply = await self._follow(reply, prepared.whole(), "eval")
         return reply
 
-    async def call(self, key: str | None, *command: Word) -> Any:
-        packed, name = hiredis.pack_command(command), str(command[0]).lower()
+    async def call(self, key: str | None, *command: str | bytes | int) -> Any:
+        packed, name = pack(*command), str(command[0]).lower()
         reply = await self._open_nodes().holding(slot_of(key)).send(packed, name)
         return await self._follow(reply, packed, name) if type(reply) is hiredis.ReplyError else reply
+
+    @asynccontextmanager
+    async def feed(self, received: Callable[[str, bytes], None], restored: Callable[[], None]) -> AsyncIterator[PubSub]:
+        locate = anywhere(self._where, timeout=self.timeout, sentinel_password=self._sentinel_password)
+        feed = PubSub(locate, self._settings, received, restored)
+        feed.start()
+        try:
+            yield feed
+        finally:
+            await feed.close()
 
     @hookimpl
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        password = self._config.sentinel_password
         self._nodes = nodes_at(
             self._where,
             partial(Line, settings=self._settings, observe=self._observe, failed=self._failed, changed=self._changed),
             timeout=self.timeout,
-            sentinel_password=password.reveal() if password is not None else None,
+            sentinel_password=self._sentinel_password,
         )
         try:
             try:
@@ -162,7 +173,14 @@ class RedisConnection:
         local = {"localhost", "127.0.0.1", "::1"}
         if self._where.tls or all(host in local for host, _ in self._where.hosts):
             return []
-        return [f"the store at {self._where.shown} is reached without TLS: use rediss:// on a network that others share"]
+        return [
+            f"the store at {self._where.shown} is reached without TLS: use rediss:// on a network that others share"
+        ]
+
+    @property
+    def _sentinel_password(self) -> str | None:
+        password = self._config.sentinel_password
+        return password.reveal() if password is not None else None
 
     def _open_nodes(self) -> Nodes:
         if self._nodes is None:
@@ -222,20 +240,17 @@ class ScriptCall:
 
     __slots__ = ("_arguments", "_keys", "_script", "packed", "slot")
 
-    def __init__(self, script: str, keys: Sequence[str], arguments: Sequence[Word]) -> None:
+    def __init__(self, script: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> None:
         self._script = script
         self._keys = keys
         self._arguments = arguments
         self.slot = slot_of(keys[0])
-        self.packed = hiredis.pack_command(("EVALSHA", _sha(script), len(keys), *keys, *arguments))
+        self.packed = pack("EVALSHA", _sha(script), len(keys), *keys, *arguments)
 
     def whole(self) -> bytes:
-        packed: bytes = hiredis.pack_command(("EVAL", self._script, len(self._keys), *self._keys, *self._arguments))
-        return packed
+        return pack("EVAL", self._script, len(self._keys), *self._keys, *self._arguments)
 
 
-def _sha(script: str, _known: dict[int, tuple[str, str]] = {}) -> str:  # noqa: B006 - scripts are few constants
-    known = _known.get(id(script))
-    if known is None or known[0] is not script:
-        known = _known[id(script)] = (script, hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest())
-    return known[1]
+@lru_cache(maxsize=64)
+def _sha(script: str) -> str:
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()

@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -17,6 +18,7 @@ import msgspec
 
 from openclaw_gateway.api import StoreBusy, StoreUnavailable
 from openclaw_plugins.redis.breaker import Breaker
+from openclaw_plugins.redis.wire import Wire
 
 #: replies that say something of the command or of the map of nodes, and nothing against the node
 _BLAMELESS = ("NOSCRIPT", "MOVED", "ASK", "TRYAGAIN", "ERR", "WRONGTYPE", "CROSSSLOT", "EXECABORT")
@@ -206,7 +208,7 @@ class Line:
         self._changed(self, closed, why)
         if not closed and not self._closed:
             # What else is under way would only make more requests wait.
-            self._loop.call_soon(self._break, why, blame=False)
+            self._loop.call_soon(partial(self._break, why, blame=False))
             self._looking = self._loop.create_task(self._look())
 
     async def _look(self) -> None:
@@ -285,33 +287,3 @@ class Line:
         if self._primary and replies[-1][0] != b"master":
             return "readonly"
         return None
-
-
-class Wire(asyncio.Protocol):
-    """The socket of a line, with the parser of its replies."""
-
-    transport: asyncio.Transport
-
-    def __init__(self, line: Line) -> None:
-        self._line = line
-        self.reader = hiredis.Reader()
-        #: questions of our own, asked while nothing else is under way
-        self.greeting: deque[asyncio.Future[Any]] = deque()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._line.received(self, data)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._line.lost(self)
-
-    async def ask(self, *commands: tuple[str | int, ...]) -> list[Any]:
-        """Ask before anything else is on its way."""
-        loop = asyncio.get_running_loop()
-        futures = [loop.create_future() for _ in commands]
-        self.greeting.extend(futures)
-        self.transport.write(b"".join(hiredis.pack_command(command) for command in commands))
-        return list(await asyncio.gather(*futures))

@@ -49,10 +49,10 @@ def location(url: str) -> Location:
     kind: Literal["single", "socket", "sentinel", "cluster"] = found  # type: ignore[assignment]
     login, _, places = parts.netloc.rpartition("@")
     username, _, password = login.partition(":")
-    secret = {"username": unquote(username) or None, "password": unquote(password) or None}
+    user, secret = unquote(username) or None, unquote(password) or None
     words = [word for word in parts.path.split("/") if word]
     if kind == "socket":
-        return Location(kind=kind, tls=False, path=unquote(parts.path), **secret)
+        return Location(kind=kind, tls=False, path=unquote(parts.path), username=user, password=secret)
     hosts = tuple(_host(place, 26379 if kind == "sentinel" else 6379) for place in places.split(","))
     name = ""
     if kind == "sentinel":
@@ -66,7 +66,7 @@ def location(url: str) -> Location:
         database = int(words[0])
     if kind == "single" and len(hosts) > 1:
         raise ValueError(f"more than one host needs redis+sentinel:// or redis+cluster://; expected {EXPECTED}")
-    return Location(kind=kind, tls=tls, hosts=hosts, database=database, name=name, **secret)
+    return Location(kind=kind, tls=tls, hosts=hosts, username=user, password=secret, database=database, name=name)
 
 
 def _host(text: str, port: int) -> tuple[str, int]:

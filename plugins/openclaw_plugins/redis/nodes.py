@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import cycle
 from typing import Any, Protocol
 
-import hiredis
-from redis.asyncio import Redis as Client
+from openclaw_gateway.api import StoreUnavailable
+from openclaw_plugins.redis.line import Address, Line
+from openclaw_plugins.redis.location import Location
+from openclaw_plugins.redis.wire import pack
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import RedisError
-
-from openclaw_gateway.api import StoreUnavailable
-from openclaw_plugins.redis.line import Address, Line
-from openclaw_plugins.redis.location import Location
 
 #: least time between two readings of a cluster's map
 _REST = 0.25
@@ -59,6 +58,18 @@ def nodes_at(where: Location, make: MakeLine, *, timeout: float, sentinel_passwo
         return One(make(_sentinels(where, timeout, sentinel_password), primary=True))
     address: Address = where.path or where.hosts[0]
     return One(make(_at(address), primary=False))
+
+
+def anywhere(where: Location, *, timeout: float, sentinel_password: str | None) -> Callable[[], Awaitable[Address]]:
+    """Return what names a node on which everything that is published is heard: in a cluster any, each in turn."""
+    if where.kind == "sentinel":
+        return _sentinels(where, timeout, sentinel_password)
+    places: Iterator[Address] = cycle([where.path] if where.path else where.hosts)
+
+    async def locate() -> Address:
+        return next(places)
+
+    return locate
 
 
 class One:
@@ -137,22 +148,22 @@ class Cluster:
     async def _read(self) -> None:
         """Read the map until every slot has an owner that answers."""
         try:
-            while not await self._read_once() or any(not line.breaker.closed for line in set(self._slots) - {None}):
+            settled = False
+            while not settled:
+                settled = await self._read_once()
                 await asyncio.sleep(_REST)
-            await asyncio.sleep(_REST)
         finally:
             self._reading = None
 
     async def _read_once(self) -> bool:
-        question = hiredis.pack_command(("CLUSTER", "SLOTS"))
         for address in dict.fromkeys([*self._lines, *self._seeds]):
             try:
-                ranges = await self._line(address).send(question, "cluster")
+                ranges = await self._line(address).send(pack("CLUSTER", "SLOTS"), "cluster")
             except StoreUnavailable:
                 continue
             if isinstance(ranges, list) and ranges:
                 await self._take(address, ranges)
-                return None not in self._slots
+                return all(line is not None and line.breaker.closed for line in self._slots)
         return False
 
     async def _take(self, asked: Address, ranges: list[Any]) -> None:
@@ -163,8 +174,9 @@ class Cluster:
             line = self._line((host, owner[1]))
             slots[first : last + 1] = [line] * (last + 1 - first)
         self._slots = slots
+        owners = set(slots)
         for address, line in list(self._lines.items()):
-            if line not in slots and address not in self._seeds:
+            if line not in owners:
                 del self._lines[address]
                 await line.close()
 
@@ -179,15 +191,16 @@ def _at(address: Address) -> Callable[[], Any]:
 def _sentinels(where: Location, timeout: float, password: str | None) -> Callable[[], Any]:
     async def locate() -> Address:
         options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
-        sentinels = Sentinel(where.hosts, sentinel_kwargs={**options, "password": password})
+        sentinels: Any = Sentinel(  # type: ignore[no-untyped-call] # the library types only the surface
+            where.hosts, sentinel_kwargs={**options, "password": password}
+        )
         try:
             host, port = await sentinels.discover_master(where.name)
         except (RedisError, OSError) as error:
             raise StoreUnavailable("redis", f"no Sentinel names the primary {where.name!r}") from error
         finally:
             for sentinel in sentinels.sentinels:
-                client: Client = sentinel
-                await client.aclose()
+                await sentinel.aclose()
         return str(host), int(port)
 
     return locate

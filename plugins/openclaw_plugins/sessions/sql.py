@@ -42,6 +42,7 @@ from openclaw_gateway.api import (
 from openclaw_plugins.sessions import cursors
 from openclaw_plugins.sessions.lookup import Lookup
 from openclaw_plugins.sessions.rows import belonging, bounded, clock, in_status, message, older, own, parsed, session
+from openclaw_plugins.sessions.search import Search
 from openclaw_plugins.sessions.sweep import Sweep
 from openclaw_plugins.sessions.tables import messages as messages_table
 from openclaw_plugins.sessions.tables import now
@@ -75,6 +76,7 @@ class SqlSessions:
         self._host = host
         self._database = host.get(config.database, Database)
         self._lookup = Lookup(self._database)
+        self.search = Search(self._database, self._lookup).find
         self._accounts = host.get(config.accounts, Accounts)
         self._created = Counter("sessions", "Sessions created", ("tier",), registry=host.registry)
         self._lifetime = Histogram(

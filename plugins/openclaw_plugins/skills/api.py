@@ -181,14 +181,15 @@ class Skills:
         if session_id is not None:
             # In its canonical form, or each spelling of an id would have a quota of its own.
             session_id = (await self._sessions.get(organization, session_id)).session_id
+        refused = await self._host.gateway.admission.charge(x, SKILLS, session=session_id)
+        if refused is not None:
+            raise Refused(refused)
+        # Looked at last: between here and the start of the run nobody else gets a turn.
         if (
             len(self._runs) >= self._config.running
             or self._runs.of(organization) >= self._config.running_per_organization
         ):
             raise Refused(unavailable("as many skills run as may run at the same time; try again shortly"))
-        refused = await self._host.gateway.admission.charge(x, SKILLS, session=session_id)
-        if refused is not None:
-            raise Refused(refused)
         return Run(self._runs, x, known, params, session_id, ref)
 
     # --- routes ---------------------------------------------------------------------------------
@@ -209,9 +210,7 @@ class Skills:
 
         @get(
             _ONE,
-            **declared(
-                access="authenticated", summary="Show a skill", answer=SkillInfo, errors=(401, 403, 404, 429)
-            ),
+            **declared(access="authenticated", summary="Show a skill", answer=SkillInfo, errors=(401, 403, 404, 429)),
         )
         async def show_skill(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
             info = self.find(_exchange(request), name)

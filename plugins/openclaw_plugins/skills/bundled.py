@@ -74,7 +74,7 @@ def summary(said: Sequence[tuple[str, str]], most: int) -> list[tuple[str, str]]
         # Long sentences hold more words and so would always win.
         score = sum(weight[word] for word in words) / (len(words) + 4) if words else 0.0
         scored.append((-score, place))
-    return [sentences[place][:2] for place in sorted(place for _, place in sorted(scored)[:most])]
+    return [sentences[place] for place in sorted(place for _, place in sorted(scored)[:most])]
 
 
 def _text(message: Message) -> str:

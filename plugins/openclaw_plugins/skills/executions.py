@@ -1,4 +1,4 @@
-"""The rows of runs: begun with their charge in one transaction, ended once, and ended by the reaper where nobody did."""
+"""The rows of runs: begun with their charge in one transaction, ended once, by the reaper where nobody else did."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Executions:
         session_id: str | None,
         skill: str,
         params: Any,
-        timeout: float,
+        at_most: float,
         holds: Sequence[Hold],
     ) -> datetime:
         """Store the run as running and commit its charge with it. Raises StoreUnavailable."""
@@ -70,7 +70,7 @@ class Executions:
             "status": "running",
             "params": params,
             "started_at": started_at,
-            "deadline_at": started_at + timedelta(seconds=timeout + _MARGIN),
+            "deadline_at": started_at + timedelta(seconds=at_most + _MARGIN),
         }
         async with self._database.transaction(organization, operation="insert", table=_NAME) as connection:
             await connection.execute(insert(table), row)

@@ -13,9 +13,7 @@ class Numbers:
     """The series of all skills of a gateway."""
 
     def __init__(self, host: Host) -> None:
-        self._runs = host.metric(
-            Counter, "skill_executions", "Runs of skills that ended.", ("skill_name", "status")
-        )
+        self._runs = host.metric(Counter, "skill_executions", "Runs of skills that ended.", ("skill_name", "status"))
         self._seconds = host.metric(
             Histogram,
             "skill_execution_duration_seconds",

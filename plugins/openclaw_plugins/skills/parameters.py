@@ -31,11 +31,19 @@ class ParameterSchema:
     def __init__(self, schema: Mapping[str, Any]) -> None:
         # A gateway without skills does not pay for importing the validator.
         from jsonschema import Draft202012Validator, SchemaError
-        from referencing import Registry
+        from referencing import Registry, Resource
+        from referencing.exceptions import Unresolvable
+        from referencing.jsonschema import DRAFT202012
 
+        own = Resource.from_contents(dict(schema), default_specification=DRAFT202012)
+        resolver = Registry().with_resource("", own).resolver()
         for reference in _references(schema):
             if not reference.startswith("#"):
                 raise ValueError(f"a reference to {reference!r}: only those within the schema are followed")
+            try:
+                resolver.lookup(reference)
+            except Unresolvable:
+                raise ValueError(f"a reference to {reference!r}, which is not there") from None
         try:
             Draft202012Validator.check_schema(schema)
         except SchemaError as error:
@@ -97,8 +105,8 @@ def _takes_text(schema: Any) -> bool:
 def _references(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, item in value.items():
-            if key in ("$ref", "$dynamicRef") and isinstance(item, str):
-                yield item
+            if key in ("$ref", "$dynamicRef", "$id") and isinstance(item, str):
+                yield item  # an `$id` would give every reference another meaning
             else:
                 yield from _references(item)
     elif isinstance(value, list):

@@ -32,7 +32,9 @@ class PythonSkills:
         only: Annotated[
             tuple[str, ...] | None, Meta(description="Names of the skills to offer; by default all that are installed.")
         ] = None
-        threads: Annotated[int, Meta(ge=1, le=256, description="Runs at the same time of skills that are no coroutines.")] = 8
+        threads: Annotated[
+            int, Meta(ge=1, le=256, description="Runs at the same time of skills that are no coroutines.")
+        ] = 8
 
     def __init__(self, config: Config, host: Host) -> None:
         self._config = config
@@ -41,7 +43,9 @@ class PythonSkills:
         wanted = config.only if config.only is not None else tuple(sorted(offered))
         for name in wanted:
             if name not in offered:
-                raise ValueError(f"no installed skill has the name {name!r}; expected one of {', '.join(sorted(offered))}")
+                raise ValueError(
+                    f"no installed skill has the name {name!r}; expected one of {', '.join(sorted(offered))}"
+                )
         self._skills = [PythonSkill(name, _loaded(offered[name]), self._pool) for name in wanted]
 
     @hookimpl
@@ -72,7 +76,8 @@ class PythonSkill:
             raise ValueError(f"the skill {name!r} is no class with a docstring and a method `run`")
         if not (inspect.isclass(self._params) and issubclass(self._params, msgspec.Struct)):
             raise ValueError(f"the skill {name!r} has no `Params`, a Struct of msgspec")
-        self._run = cls().run
+        made: Any = cls()
+        self._run = made.run
         self._asynchronous = inspect.iscoroutinefunction(self._run)
         self.timeout: float | None = getattr(cls, "timeout", None)
         self.info = SkillInfo(
@@ -89,8 +94,8 @@ class PythonSkill:
         except msgspec.ValidationError as error:
             message, _, place = str(error).partition(" - at `$")
             # msgspec's words may quote a value, and the path tells enough
-            path = place.rstrip("`").lstrip(".")
-            raise SkillParamsRefused([(path, message if message.startswith("Expected") else "not a valid value")]) from None
+            told = message if message.startswith("Expected") else "not a valid value"
+            raise SkillParamsRefused([(place.rstrip("`").lstrip("."), told)]) from None
 
     async def run(self, call: SkillCall) -> Any:
         params = msgspec.convert(call.params, self._params)
@@ -104,7 +109,8 @@ def schema_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
     (reference,), components = msgspec.json.schema_components([struct], ref_template="#/$defs/{name}")
     name = reference["$ref"].rsplit("/", 1)[1]
     schema: dict[str, Any] = components.pop(name)
-    schema.pop("description", None)
+    for key in ("title", "description"):  # they speak of the class
+        schema.pop(key, None)
     schema.setdefault("additionalProperties", False)
     return {**schema, "$defs": components} if components else schema
 

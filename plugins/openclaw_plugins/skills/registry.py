@@ -66,6 +66,4 @@ class Registry:
         return self._known.get(name)
 
     def of(self, tier: Tier) -> list[SkillInfo]:
-        return [
-            known.info for name, known in sorted(self._known.items()) if tier.skills is None or name in tier.skills
-        ]
+        return [known.info for name, known in sorted(self._known.items()) if tier.skills is None or name in tier.skills]

@@ -136,13 +136,13 @@ class Run:
     async def whole(self) -> Execution:
         """Everything of a run, from its row to its row. Raises StoreUnavailable where it cannot be begun."""
         runs, name = self._runs, self.info.name
-        timeout = self._known.skill.timeout or runs.timeout
-        started_at = await self._begin(timeout)
+        at_most = self._known.skill.timeout or runs.timeout
+        started_at = await self._begin(at_most)
         body = {"type": "skill", "ref": self._ref, "name": name, "executionId": self._id}
         telling = Telling(runs.events, self.organization, self._session_id, body)
         telling.tell("started")
         started = runs.host.clock.monotonic()
-        status, result, error, error_type = await self._attempt(telling, timeout)
+        status, result, error, error_type = await self._attempt(telling, at_most)
         seconds = runs.host.clock.monotonic() - started
         runs.numbers.ended(name, status, seconds, error_type)
         execution = Execution(
@@ -160,7 +160,7 @@ class Run:
         await telling.close()
         return execution
 
-    async def _begin(self, timeout: float) -> Any:
+    async def _begin(self, at_most: float) -> Any:
         receipt = self._x.receipt
         holds = receipt.take_holds(SKILLS.name) if receipt is not None else ()
         try:
@@ -171,7 +171,7 @@ class Run:
                 session_id=self._session_id,
                 skill=self.info.name,
                 params=self._params,
-                timeout=timeout,
+                at_most=at_most,
                 holds=holds,
             )
         except BaseException:
@@ -179,9 +179,7 @@ class Run:
                 receipt.give_back(holds)
             raise
 
-    async def _attempt(
-        self, telling: Telling, timeout: float
-    ) -> tuple[ExecutionStatus, Any, str | None, str | None]:
+    async def _attempt(self, telling: Telling, at_most: float) -> tuple[ExecutionStatus, Any, str | None, str | None]:
         """Return status, result, what to tell and the kind of error."""
         call = SkillCall(
             execution_id=self._id,
@@ -196,7 +194,7 @@ class Run:
         work = self._work = asyncio.ensure_future(self._known.skill.run(call))
         if self._stopped:
             work.cancel()
-        done, _ = await asyncio.wait({work}, timeout=timeout)
+        done, _ = await asyncio.wait({work}, timeout=at_most)
         if not done:
             work.cancel()
             done, _ = await asyncio.wait({work}, timeout=_GRACE)
@@ -205,7 +203,7 @@ class Run:
                 work.add_done_callback(lambda late: late.cancelled() or late.exception())
             elif not work.cancelled():
                 work.exception()
-            return "timeout", None, f"it did not end within {timeout:g} seconds", "timeout"
+            return "timeout", None, f"it did not end within {at_most:g} seconds", "timeout"
         if work.cancelled():
             return "cancelled", None, "it was cancelled before it ended", "cancelled"
         failure = work.exception()
@@ -225,7 +223,7 @@ class Run:
             self._log("the result of a skill cannot be written as JSON", error)
             return "failed", None, "its result cannot be written as JSON", "result"
         if len(written) > self._runs.max_output:
-            return "failed", None, f"its result is larger than {self._runs.max_output} bytes", "output_too_large"
+            return "failed", None, f"its result is larger than {int(self._runs.max_output)} bytes", "output_too_large"
         return "completed", msgspec.json.decode(written), None, None
 
     async def _end(self, execution: Execution) -> None:
@@ -267,6 +265,4 @@ class _History:
         if self._session_id is None and not everywhere:
             return ()
         session_id = None if everywhere else self._session_id
-        return await store.search(
-            self._organization, text=text, session_id=session_id, user=self._user, limit=limit
-        )
+        return await store.search(self._organization, text=text, session_id=session_id, user=self._user, limit=limit)

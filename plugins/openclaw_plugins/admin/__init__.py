@@ -1,0 +1,199 @@
+"""Serves the administration of API keys, for operators and, held to their own organisation, for its administrators.
+
+It decides who may grant what to whom. It keeps nothing itself, and shows a key's text once, to whoever made it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, TypeVar
+
+import msgspec
+from litestar import Request, Response, delete, get, post
+from litestar.params import FromPath
+from msgspec import Meta
+
+from openclaw_gateway.api import (
+    PRINCIPAL,
+    TIER,
+    AuditEntry,
+    Exchange,
+    Fact,
+    Host,
+    KeyStore,
+    PluginConfig,
+    Refused,
+    bad_request,
+    declared,
+    decode,
+    hookimpl,
+    needs,
+    read_body,
+    storable,
+)
+from openclaw_plugins.admin.desk import Desk, OperatorDesk, OrganizationDesk
+from openclaw_plugins.admin.shapes import AuditPage, Issued, Key, KeyPage, NewKey, NewOwnKey, Rotation
+
+B = TypeVar("B")
+
+_MAX_LIMIT = 200
+_LIMIT = Annotated[int, Meta(ge=1, le=_MAX_LIMIT)] | None
+#: an answer that holds a key is not for any cache
+_NO_STORE = {"cache-control": "no-store"}
+
+
+class AdminApi:
+    """Keys of every organisation behind the scope `admin`, keys of the caller's own behind the scope `keys`."""
+
+    provides: ClassVar[tuple[Fact[Any], ...]] = ()
+    requires: ClassVar[tuple[Fact[Any], ...]] = (PRINCIPAL, TIER)
+
+    class Config(PluginConfig, frozen=True, kw_only=True):
+        keys: Annotated[str, needs(KeyStore), Meta(description="What makes and ends the keys.")] = "api_key"
+        page: Annotated[int, Meta(ge=1, le=_MAX_LIMIT, description="Items of a page that asks for no number.")] = 50
+
+    def __init__(self, config: Config, host: Host) -> None:
+        self._config = config
+        self._host = host
+        self._keys = host.get(config.keys, KeyStore)
+
+    @hookimpl
+    def routes(self) -> list[Any]:
+        operator = OperatorDesk(self._keys, self._host.clock)
+        own = OrganizationDesk(self._keys, self._host.clock)
+        return [
+            *self._key_routes("/api/v1/admin/keys", "admin", operator, NewKey, "of all organisations"),
+            *self._key_routes("/api/v1/keys", "keys", own, NewOwnKey, "of the caller's organisation"),
+            self._audit_route(),
+        ]
+
+    def _key_routes(self, path: str, scope: str, desk: Desk[Any], body: type[Any], whose: str) -> list[Any]:
+        one = path + "/{key_id:str}"
+        behind: dict[str, Any] = {"access": "authenticated", "scopes": (scope,)}
+        organization = {"organizationId": str | None} if body is NewKey else {}
+
+        @post(
+            path,
+            status_code=201,
+            **declared(
+                **behind,
+                summary=f"Make a key {whose}; the answer shows it this once",
+                body=body,
+                answer=Issued,
+                status=201,
+                errors=(400, 401, 403, 429, 503),
+            ),
+        )
+        async def create_key(request: Request[Any, Any, Any]) -> Response[bytes]:
+            asked = await self._body(request, body)
+            return _answer(await desk.create(_exchange(request), asked), 201, _NO_STORE)
+
+        @get(
+            path,
+            **declared(
+                **behind,
+                summary=f"List the keys {whose}, newest first",
+                query={**organization, "limit": _LIMIT, "cursor": str | None},
+                answer=KeyPage,
+                errors=(400, 401, 403, 429, 503),
+            ),
+        )
+        async def list_keys(request: Request[Any, Any, Any]) -> Response[bytes]:
+            query = _query(request, *organization, "limit", "cursor")
+            return _answer(
+                await desk.list(
+                    _exchange(request),
+                    query.get("organizationId"),
+                    limit=self._limit(query),
+                    cursor=query.get("cursor"),
+                )
+            )
+
+        @get(
+            one,
+            **declared(**behind, summary=f"Show a key {whose}", answer=Key, errors=(401, 403, 404, 429, 503)),
+        )
+        async def show_key(request: Request[Any, Any, Any], key_id: FromPath[str]) -> Response[bytes]:
+            return _answer(await desk.show(_exchange(request), key_id))
+
+        @post(
+            one + "/rotate",
+            status_code=201,
+            **declared(
+                **behind,
+                summary=f"Make the successor of a key {whose}, which ends after the overlap",
+                body=Rotation,
+                answer=Issued,
+                status=201,
+                errors=(400, 401, 403, 404, 409, 429, 503),
+            ),
+        )
+        async def rotate_key(request: Request[Any, Any, Any], key_id: FromPath[str]) -> Response[bytes]:
+            asked = await self._body(request, Rotation, empty=b"{}")
+            return _answer(await desk.rotate(_exchange(request), key_id, asked), 201, _NO_STORE)
+
+        @delete(
+            one,
+            status_code=204,
+            **declared(
+                **behind, summary=f"Revoke a key {whose}, at once", status=204, errors=(401, 403, 404, 429, 503)
+            ),
+        )
+        async def revoke_key(request: Request[Any, Any, Any], key_id: FromPath[str]) -> None:
+            await desk.revoke(_exchange(request), key_id)
+
+        return [create_key, list_keys, show_key, rotate_key, revoke_key]
+
+    def _audit_route(self) -> Any:
+        @get(
+            "/api/v1/admin/audit",
+            **declared(
+                access="authenticated",
+                scopes=("admin",),
+                summary="Who did what to which key, newest first",
+                query={"organizationId": str | None, "limit": _LIMIT, "cursor": str | None},
+                answer=AuditPage,
+                errors=(400, 401, 403, 429, 503),
+            ),
+        )
+        async def list_audit(request: Request[Any, Any, Any]) -> Response[bytes]:
+            query = _query(request, "organizationId", "limit", "cursor")
+            page = await self._keys.audit(
+                query.get("organizationId"), limit=self._limit(query), cursor=query.get("cursor")
+            )
+            entries: list[AuditEntry] = page.items
+            return _answer(AuditPage(entries=entries, next_cursor=page.next_cursor))
+
+        return list_audit
+
+    async def _body(self, request: Request[Any, Any, Any], type: type[B], *, empty: bytes = b"") -> B:
+        body = await read_body(request.receive, self._host.settings.max_body, request.scope["headers"])
+        return decode(body or empty, type)
+
+    def _limit(self, query: dict[str, str]) -> int:
+        text = query.get("limit")
+        if text is None:
+            return self._config.page
+        if text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= _MAX_LIMIT:
+            return int(text)
+        raise Refused(bad_request(f"limit: expected a whole number from 1 to {_MAX_LIMIT}", param="limit"))
+
+
+def _exchange(request: Request[Any, Any, Any]) -> Exchange:
+    x: Exchange = request.scope["exchange"]  # type: ignore[typeddict-item] # the runner's own key
+    return x
+
+
+def _query(request: Request[Any, Any, Any], *names: str) -> dict[str, str]:
+    """Return the query parameters that the route knows; an unknown or repeated one is refused."""
+    query: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in names:
+            raise Refused(bad_request(f"unknown query parameter, expected: {', '.join(names)}", param=name))
+        if name in query:
+            raise Refused(bad_request(f"{name}: given more than once", param=name))
+        query[name] = storable(value, name)
+    return query
+
+
+def _answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response[bytes]:
+    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json", headers=headers)

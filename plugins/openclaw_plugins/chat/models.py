@@ -1,0 +1,148 @@
+"""The models of the configuration: who may use which, and which models a call may meet.
+
+A fallback that the caller's tier may not use is left out: a failure is no way to a dearer model.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from prometheus_client import Counter, Gauge
+
+from openclaw_gateway.api import (
+    MODEL_USE,
+    REQUEST_ID,
+    TIER,
+    Exchange,
+    Host,
+    ModelCall,
+    ModelProvider,
+    ModelUse,
+    Refused,
+    Tier,
+    bad_request,
+)
+from openclaw_plugins.chat.attempts import Attempts, Candidate, Measures, order_of
+from openclaw_plugins.chat.lanes import Breaker, Lane
+from openclaw_plugins.chat.requests import forwarded
+from openclaw_plugins.chat.shapes import ModelCard
+
+
+class Models:
+    """All models. `connect` comes when every plugin is built."""
+
+    def __init__(self, host: Host, *, failures: int, rest: float) -> None:
+        self._host = host
+        self._models = host.document.models
+        self._failures = failures
+        self._rest = rest
+        self._created = int(host.clock.now())
+        self._check_names()
+        fallbacks = {alias: model.fallbacks for alias, model in self._models.items()}
+        self._orders = {alias: self._order(alias, fallbacks) for alias in self._models}
+        self._usable = {name: self._usable_in(tier) for name, tier in host.tiers.items()}
+        self._lanes: dict[str, Lane] = {}
+        self._measures = Measures(
+            host.metric(Counter, "model_retries_total", "Calls of a model that were sent again.", ("model", "reason")),
+            host.metric(
+                Counter,
+                "model_fallbacks_total",
+                "Calls of a model that went on to another.",
+                ("model", "fallback", "reason"),
+            ),
+        )
+        self._resting = host.metric(
+            Gauge, "model_resting", "Whether a model is not asked because it failed too often, 0 or 1.", ("model",)
+        )
+
+    def connect(self) -> None:
+        """Find the providers: a provider's table may stand after that of who asks it."""
+        breakers: dict[tuple[str, str], Breaker] = {}
+        for alias, model in self._models.items():
+            provider = self._host.get(model.provider, ModelProvider)
+            breaker = breakers.setdefault(
+                (model.provider, model.name or alias), Breaker(self._failures, self._rest, self._host.clock.monotonic)
+            )
+            self._lanes[alias] = Lane(provider, model.provider, model.capacity, model.capacity_wait, breaker)
+            self._resting.labels(alias).set_function(partial(getattr, breaker, "resting"))
+
+    def attempts(self, x: Exchange, alias: str, body: bytes, request: dict[str, Any], *, stream: bool) -> Attempts:
+        """Return the call of `alias`, with what may answer in its place."""
+        usable = self.usable(x[TIER])
+        use = ModelUse(alias, streamed=stream)
+        if MODEL_USE not in x:
+            x[MODEL_USE] = use
+        candidates = [
+            self._candidate(name, x.get(REQUEST_ID), body, request, stream=stream)
+            for name in self._orders[alias]
+            if name == alias or name in usable
+        ]
+        return Attempts(candidates, self._models[alias].timeouts.total, use, self._measures)
+
+    def check(self, x: Exchange, name: str) -> None:
+        """Refuse a model that is unknown, or that the tier may not use: the two are not told apart."""
+        usable = self.usable(x[TIER])
+        if name in usable:
+            return
+        near = difflib.get_close_matches(name, usable, n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise Refused(bad_request(f"model: there is no model {name!r:.80}{hint}", param="model"))
+
+    def usable(self, tier: Tier) -> Sequence[str]:
+        """The aliases that a tier may use, in the order of the configuration."""
+        usable = self._usable.get(tier.name)
+        return usable if usable is not None else self._usable_in(tier)
+
+    def card(self, alias: str) -> ModelCard:
+        return ModelCard(id=alias, created=self._created, owned_by=self._models[alias].owned_by)
+
+    def _candidate(
+        self, alias: str, request_id: str | None, body: bytes, request: dict[str, Any], *, stream: bool
+    ) -> Candidate:
+        model = self._models[alias]
+
+        def call() -> ModelCall:
+            upstream_model = model.name or alias
+            return ModelCall(
+                model=alias,
+                upstream_model=upstream_model,
+                body=forwarded(body, request, upstream_model),
+                request=request,
+                stream=stream,
+                request_id=request_id,
+                first_byte_timeout=model.timeouts.first_byte,
+                idle_timeout=model.timeouts.idle,
+                total_timeout=model.timeouts.total,
+            )
+
+        return Candidate(alias, self._lanes[alias], model.retries, model.context, model.timeouts.first_byte, call)
+
+    def _check_names(self) -> None:
+        """Refuse names that open nothing: a slip of the pen there would only show as a model that is missing."""
+        for alias, model in self._models.items():
+            for name in model.tiers:
+                if name not in self._host.tiers:
+                    raise ValueError(f"models.{alias}.tiers: no file makes the tier {name!r}")
+            for name in model.fallbacks:
+                if name not in self._models:
+                    raise ValueError(f"models.{alias}.fallbacks: there is no model {name!r}")
+        for tier in self._host.tiers.values():
+            for alias in sorted(tier.models or ()):
+                if alias not in self._models:
+                    raise ValueError(f"the tier {tier.name!r} opens the model {alias!r}, which [models] does not have")
+
+    def _order(self, alias: str, fallbacks: Mapping[str, Sequence[str]]) -> list[str]:
+        try:
+            return order_of(alias, fallbacks)
+        except ValueError as error:
+            raise ValueError(f"models.{alias}.fallbacks: they lead in a circle: {error}") from None
+
+    def _usable_in(self, tier: Tier) -> list[str]:
+        return [
+            alias
+            for alias, model in self._models.items()
+            if (not model.tiers or tier.name in model.tiers) and (tier.models is None or alias in tier.models)
+        ]

@@ -1,0 +1,144 @@
+"""The clients that people use, as judges: each speaks to the gateway as it would to the vendor.
+
+In front of echo, and of a real model of 135 million weights that the gateway reaches by two protocols. SDKs that are
+too heavy for every machine are skipped where they are not installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from anthropic import AsyncAnthropic
+from openai import AsyncOpenAI
+from upstreams import smol_model
+
+from openclaw_gateway.testing import build, configuration, serving
+
+HELLO: Any = [{"role": "user", "content": "Say hello in one short sentence."}]
+#: echo; a real model by OpenAI's protocol; the same by Anthropic's
+MODELS = ["echo", "small", "small-messages"]
+
+
+class Served(NamedTuple):
+    url: str
+    token: str
+
+
+@pytest.fixture
+async def served(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    """The shipped configuration, with the model behind it."""
+    async with smol_model() as model:
+        edit = {
+            "plugins.up": {"use": "providers.openai", "url": model},
+            "plugins.up_messages": {"use": "providers.anthropic", "url": model},
+            "models.small": {"provider": "up"},
+            "models.small-messages": {"provider": "up_messages", "name": "small"},
+        }
+        gateway = build(configuration(tmp_path, edit=edit))
+        async with serving(gateway) as url:
+            yield Served(url, gateway.plugin("jwt").mint(organization="acme", user="ada", tier="teams"))
+
+
+async def test_openai(served: Served) -> None:
+    async with AsyncOpenAI(base_url=served.url + "/v1", api_key=served.token, max_retries=0) as client:
+        for model in MODELS:
+            await ask_openai(client, model)
+
+
+async def ask_openai(client: AsyncOpenAI, model: str) -> None:
+    answer = await client.chat.completions.create(model=model, messages=HELLO, max_tokens=12)
+    assert answer.model == model
+    assert answer.choices[0].message.content
+    assert answer.usage is not None
+    assert 0 < answer.usage.completion_tokens <= 12
+    stream = await client.chat.completions.create(
+        model=model, messages=HELLO, max_tokens=12, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] in ("stop", "length")
+    assert chunks[-1].usage is not None
+    assert 0 < chunks[-1].usage.completion_tokens <= 12
+    assert {c.model for c in chunks} == {model}
+
+
+async def test_anthropic(served: Served) -> None:
+    async with AsyncAnthropic(base_url=served.url, api_key=served.token, max_retries=0) as client:
+        for model in MODELS:
+            await ask_anthropic(client, model)
+
+
+async def ask_anthropic(client: AsyncAnthropic, model: str) -> None:
+    answer = await client.messages.create(model=model, messages=HELLO, max_tokens=12, system="Be brief.")
+    assert (answer.model, answer.role) == (model, "assistant")
+    assert [block.type for block in answer.content] == ["text"]
+    assert 0 < answer.usage.output_tokens <= 12
+    async with client.messages.stream(model=model, messages=HELLO, max_tokens=12) as stream:
+        said = [text async for text in stream.text_stream]
+        final = await stream.get_final_message()
+    assert said
+    assert [block.text for block in final.content if block.type == "text"] == ["".join(said)]
+    assert final.stop_reason in ("end_turn", "max_tokens")
+    assert 0 < final.usage.output_tokens <= 12
+
+
+LANGCHAIN = """
+import sys
+from langchain_openai import ChatOpenAI
+chat = ChatOpenAI(base_url=sys.argv[1] + "/v1", api_key=sys.argv[2], model="echo", max_retries=0)
+assert chat.invoke("Hello there").content == "Hello there"
+assert "".join(part.content for part in chat.stream("Hello there")) == "Hello there"
+assert chat.invoke("Hello there").usage_metadata["output_tokens"] == 2
+"""
+
+LITELLM = """
+import sys
+import litellm
+given = dict(api_base=sys.argv[1] + "/v1", api_key=sys.argv[2], model="openai/echo", num_retries=0,
+             messages=[{"role": "user", "content": "Hello there"}])
+assert litellm.completion(**given).choices[0].message.content == "Hello there"
+parts = litellm.completion(stream=True, **given)
+assert "".join(part.choices[0].delta.content or "" for part in parts) == "Hello there"
+try:
+    litellm.completion(**{**given, "model": "openai/nope"})
+except litellm.BadRequestError as error:
+    assert "there is no model" in str(error)
+else:
+    raise AssertionError("an unknown model was answered")
+"""
+
+
+@pytest.mark.parametrize(("package", "script"), [("langchain_openai", LANGCHAIN), ("litellm", LITELLM)])
+async def test_heavy_sdks(tmp_path: Path, package: str, script: str) -> None:
+    """In an interpreter of their own: OPENCLAW_SDK_PYTHON names one that has them, for they pin what we use newer."""
+    python = os.environ.get("OPENCLAW_SDK_PYTHON", sys.executable)
+    if python == sys.executable:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed; OPENCLAW_SDK_PYTHON may name an interpreter that has it")
+    elif subprocess.run([python, "-c", f"import {package}"], capture_output=True, check=False).returncode:
+        pytest.skip(f"{package} is not installed beside {python}")
+
+    gateway = build(configuration(tmp_path))
+    async with serving(gateway) as url:
+        token = gateway.plugin("jwt").mint(organization="acme", user="ada", tier="teams")
+        process = await asyncio.create_subprocess_exec(
+            python,
+            "-c",
+            script,
+            url,
+            token,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1"},
+        )
+        said, _ = await asyncio.wait_for(process.communicate(), 90)
+    assert process.returncode == 0, said.decode()[-2000:]

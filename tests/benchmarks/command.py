@@ -1,0 +1,133 @@
+"""The command: starts every subject, measures them in turn, prints the page and writes it to docs/reference.
+
+Nothing is written where a run was cut short with `--only`, or where a subject of ours failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+from servers import free_port
+
+from benchmarks import peers
+from benchmarks.inside import TIER
+from benchmarks.measure import Conditions, cold_start, help_time, rounds
+from benchmarks.parts import all_parts
+from benchmarks.report import Run, page, problems
+from benchmarks.subjects import Absent, Subject, bare, gateway, nginx, shared_stores, upstream
+from openclaw_gateway.testing import configuration
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/reference/performance.md"
+
+
+def main() -> int:
+    options = _options()
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder, ExitStack() as stack:
+        where = Path(folder)
+        where.chmod(0o755)
+        run = Run(
+            command="python3 .ci/dev.py run python tests/benchmarks" + (" --short" if options.short else ""),
+            count=options.rounds or (3 if options.short else 5),
+            seconds=options.seconds or (1.0 if options.short else 3.0),
+            subjects=[],
+            samples={},
+            memory={},
+            absent={},
+            cold={},
+            parts=[],
+            conditions=Conditions(),
+        )
+        _start(run, where, stack, options)
+        run.samples = rounds(run.subjects, count=run.count, seconds=run.seconds, conditions=run.conditions, say=_say)
+        run.memory = {subject.name: subject.memory() for subject in run.subjects if subject.name != "direct"}
+        _say("cold start")
+        run.cold = _cold(where, 3 if options.short else 5)
+        if not options.only:
+            run.parts = asyncio.run(all_parts(short=options.short, say=_say))
+    text = page(run)
+    sys.stdout.write(text)
+    wrong = problems(run.samples)
+    for problem in wrong:
+        _say(f"failed: {problem}")
+    if wrong or options.only:
+        return 1 if wrong else 0
+    PAGE.write_text(text)
+    _say(f"written: {PAGE}")
+    return 0
+
+
+def _options() -> Any:
+    command = argparse.ArgumentParser(prog="tests/benchmarks", description=__doc__)
+    command.add_argument("--short", action="store_true", help="two minutes, without peers; says less, and shows it")
+    command.add_argument("--rounds", type=int, help="rounds over all subjects")
+    command.add_argument("--seconds", type=float, help="length of one window")
+    command.add_argument("--only", help="subjects whose name holds this text, beside the direct call; prints only")
+    command.add_argument("--peers-in", type=Path, help="keep the peers' environments there, to use them again")
+    return command.parse_args()
+
+
+def _start(run: Run, where: Path, stack: ExitStack, options: Any) -> None:
+    """Start every subject that can be had; the others are absent, with their reason."""
+
+    def add(name: str, started: Callable[[], AbstractContextManager[Subject]]) -> None:
+        if options.only and options.only not in name:
+            return
+        _say(f"starting {name}")
+        try:
+            run.subjects.append(stack.enter_context(started()))
+        except Absent as why:
+            run.absent[name] = str(why)
+
+    direct = stack.enter_context(upstream())
+    run.subjects.append(direct)
+    to = direct.port
+    add("nginx", lambda: nginx(where / "nginx", to))
+    add("raw ASGI echo", lambda: bare("raw", "reads the body and sends it back"))
+    add("bare Litestar", lambda: bare("litestar", "the same in one `@asgi` handler"))
+    rates = "key, tier, rates in memory, JSON log, metrics, proxied call"
+    add("gateway, rates only", lambda: gateway(where / "rates", "gateway, rates only", rates, to, {}, quota=False))
+    whole = f"{rates}, quota in SQLite"
+    add("gateway, embedded", lambda: gateway(where / "embedded", "gateway, embedded", whole, to, {}))
+    if not options.only or options.only in "gateway, PostgreSQL and Valkey":
+        try:
+            edits = stack.enter_context(shared_stores())
+        except (ImportError, OSError) as why:
+            run.absent["gateway, PostgreSQL and Valkey"] = str(why)
+        else:
+            name, does = "gateway, PostgreSQL and Valkey", "as embedded: rates in Valkey, quota in PostgreSQL"
+            add(name, lambda: gateway(where / "shared", name, does, to, edits))
+    if options.short:
+        run.absent["LiteLLM, Portkey, Express"] = "peers are part of the long form"
+        return
+    home = options.peers_in or where / "peers"
+    add("LiteLLM proxy", lambda: peers.litellm(home / "litellm", to))
+    add("Portkey gateway", lambda: peers.portkey(home / "portkey", to))
+    for secret in ("string secret", "KeyObject"):
+        add(f"Express, {secret}", lambda secret=secret: peers.express(home / "express", to, secret))
+
+
+def _cold(where: Path, count: int) -> dict[str, list[float]]:
+    port = free_port()
+    config = configuration(where / "cold", tiers={"bench": TIER}, edit={"gateway.port": port})
+    first = cold_start(config, port)
+    return {
+        "first `serve` of an embedded gateway, which makes its database, to its first connection": [first],
+        "`serve`, embedded, to its first connection": [cold_start(config, port) for _ in range(count)],
+        "`--help`": [help_time() for _ in range(count)],
+    }
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"benchmarks: {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

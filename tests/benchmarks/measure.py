@@ -1,0 +1,122 @@
+"""Rounds over all subjects in turn, so that what the machine does beside us falls on all of them alike."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.load import Sample, Spec, cpu_of
+from benchmarks.subjects import COMMAND, HERE, LOAD_CORE, SERVER_CORE, Subject, answers
+from benchmarks.upstream import CHUNKS, PACE
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One way of asking."""
+
+    name: str
+    connections: int
+    stream: bool = False
+    paced: bool = False
+
+
+PLAIN = tuple(Point(f"plain {n}", n) for n in (1, 16, 64))
+BURST = Point("burst 16", 16, stream=True)
+PACED = Point("paced 64", 64, stream=True, paced=True)
+POINTS = (*PLAIN, BURST, PACED)
+
+Samples = dict[str, dict[str, list[Sample]]]
+
+
+class Conditions(msgspec.Struct):
+    """What else the servers' core did meanwhile, as a share of each window."""
+
+    foreign: list[float] = []
+
+
+def rounds(
+    subjects: Sequence[Subject], *, count: int, seconds: float, conditions: Conditions, say: Callable[[str], None]
+) -> Samples:
+    """Measure every subject at every point, `count` times over."""
+    samples: Samples = {subject.name: {} for subject in subjects}
+    for subject in subjects:
+        if subject.warm:
+            say(f"warming {subject.name} for {subject.warm:g} s")
+            sample(subject, Point("warm", 16), subject.warm, conditions)
+    for number in range(count):
+        for subject in subjects:
+            say(f"round {number + 1} of {count}: {subject.name}")
+            for point in POINTS:
+                if point.stream and not subject.streams:
+                    continue
+                found = sample(subject, point, seconds, conditions)
+                samples[subject.name].setdefault(point.name, []).append(found)
+    return samples
+
+
+def sample(subject: Subject, point: Point, seconds: float, conditions: Conditions) -> Sample:
+    """Load one subject for one window."""
+    spec = Spec(
+        port=subject.port,
+        requests=[subject.request(stream=point.stream, paced=point.paced)],
+        connections=point.connections,
+        seconds=seconds,
+        warm=seconds / 4,
+        pids=subject.pids,
+        core=LOAD_CORE,
+    )
+    if point.paced:
+        # Several whole streams have to fit.
+        spec.seconds = max(spec.seconds, 6 * CHUNKS * PACE)
+    begun, busy, ours = time.perf_counter(), _busy(), cpu_of(subject.pids)
+    done = subprocess.run(
+        [sys.executable, HERE / "load.py", msgspec.json.encode(spec).decode()], capture_output=True, check=True
+    )
+    spent = _busy() - busy - (cpu_of(subject.pids) - ours)
+    if subject.name != "direct":
+        conditions.foreign.append(max(0.0, spent / (time.perf_counter() - begun)))
+    return msgspec.json.decode(done.stdout, type=Sample)
+
+
+def middle(samples: Sequence[Sample], of: str) -> float:
+    """The median over the rounds."""
+    return statistics.median(getattr(sample, of) for sample in samples)
+
+
+def cold_start(config: Path, port: int) -> float:
+    """Seconds from the command to the first connection that is taken."""
+    begun = time.perf_counter()
+    command = [COMMAND, "serve", "--config", config]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not answers(port):
+            if process.poll() is not None or time.perf_counter() - begun > 30:
+                raise RuntimeError("the gateway did not start")
+            time.sleep(0.005)
+        return time.perf_counter() - begun
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def help_time() -> float:
+    """Seconds that `--help` takes."""
+    begun = time.perf_counter()
+    subprocess.run([COMMAND, "--help"], check=True, capture_output=True)
+    return time.perf_counter() - begun
+
+
+def _busy() -> float:
+    """Seconds that the servers' core has been busy since boot."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name == f"cpu{SERVER_CORE}":
+            numbers = [int(field) for field in fields[:8]]
+            return (sum(numbers) - numbers[3] - numbers[4]) / os.sysconf("SC_CLK_TCK")
+    return 0.0

@@ -1,0 +1,228 @@
+"""The parts of a request on their own, in this process: each beside the plainest thing that does the same."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+import tomllib
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import msgspec
+import pluggy
+from servers import start_valkey
+
+from benchmarks.inside import NO_QUOTA, opened
+from openclaw_gateway import hooks, loader
+from openclaw_gateway.api import Exchange, Host, Limit, PluginConfig, Take, hookimpl
+from openclaw_gateway.assets import asset
+
+_UNMETERED = {
+    "gateway.unmetered": ["messages"],
+    "plugins.counters.max_keys": 200_000,
+    "plugins.jwt.cache_size": 150_000,
+}
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One comparison; the ratio is the first to the second."""
+
+    name: str
+    ours: float
+    other: float
+    unit: str
+    beside: str
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.other if self.other else 0.0
+
+
+class Idle:
+    """A step that looks at nothing, to weigh a step."""
+
+    class Config(PluginConfig, frozen=True, kw_only=True):
+        """No settings."""
+
+    def __init__(self, config: Config, host: Host) -> None:
+        pass
+
+    @hookimpl
+    def on_request(self, x: Exchange) -> None:
+        return None
+
+
+async def all_parts(*, short: bool, say: Callable[[str], None]) -> list[Part]:
+    """Measure everything here, one after the other."""
+    times = 3 if short else 7
+    found = []
+    for name, measured in (
+        ("steps", lambda: steps(times, 300 if short else 1_000)),
+        ("organisations", lambda: organizations((1, 1_000) if short else (1, 1_000, 100_000), 1_000)),
+        ("dispatch", lambda: dispatch(times)),
+        ("admission in memory", lambda: memory_admission(times)),
+        ("admission in Valkey", lambda: valkey_admission(times)),
+        ("durable account", lambda: durable(200 if short else 1_000)),
+    ):
+        say(name)
+        found += await measured()
+    return found
+
+
+async def steps(times: int, requests: int) -> list[Part]:
+    """What a request costs with 0, 10 and 30 more steps in its pipeline; without the durable account."""
+    costs: dict[int, list[float]] = {0: [], 10: [], 30: []}
+    offered = {**loader.installed(), "idle": [EntryPoint("idle", f"{__name__}:Idle", loader.GROUP)]}
+    shipped = tomllib.loads(asset("openclaw.toml").read_text())["gateway"]["pipeline"]
+    with mock.patch.object(loader, "installed", lambda: offered), tempfile.TemporaryDirectory() as folder:
+        for count, measured in costs.items():
+            names = [f"idle{n}" for n in range(count)]
+            edit: dict[str, Any] = {**_UNMETERED, **{f"plugins.{name}.use": "idle" for name in names}}
+            edit["gateway.pipeline"] = [*shipped, *names]
+            async with opened(Path(folder) / str(count), tier=NO_QUOTA, edit=edit) as client:
+                await client.cost(requests)
+                measured += [await client.cost(requests, at_once=16) for _ in range(times)]
+    least = {count: min(measured) for count, measured in costs.items()}
+    return [
+        Part(f"a request with {count} more steps", least[count], least[0], "µs CPU", "with none") for count in (10, 30)
+    ]
+
+
+async def organizations(counts: Sequence[int], requests: int) -> list[Part]:
+    """What a request costs as organisations grow, each seen once before."""
+    costs = {}
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            async with opened(Path(folder), organizations=count, tier=NO_QUOTA, edit=_UNMETERED) as client:
+                for _ in range(2 if count == 1 else 1):
+                    await client.cost(max(count, requests), at_once=16)
+                costs[count] = min([await client.cost(requests, at_once=16) for _ in range(5)])
+    first = costs[counts[0]]
+    return [
+        Part(f"a request, one of {count:,} organisations", costs[count], first, "µs CPU", "the only organisation")
+        for count in counts[1:]
+    ]
+
+
+async def dispatch(times: int) -> list[Part]:
+    """Ten steps as the runner calls them, beside ten as pluggy's own caller does."""
+    manager = pluggy.PluginManager("openclaw")
+    manager.add_hookspecs(hooks)
+    plugins = [Idle.__new__(Idle) for _ in range(10)]
+    for number, plugin in enumerate(plugins):
+        manager.register(plugin, str(number))
+    calls = tuple(plugin.on_request for plugin in plugins)
+
+    def ours() -> None:
+        for call in calls:
+            if call(None) is not None:  # type: ignore[arg-type]
+                break
+
+    def theirs() -> None:
+        manager.hook.on_request(x=None)
+
+    return [Part("ten steps", _least(ours, times), _least(theirs, times), "µs", "ten by `pm.hook`")]
+
+
+async def memory_admission(times: int) -> list[Part]:
+    """One admission of two rates in memory, beside reading a clock."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with opened(Path(folder)) as client:
+            counters = client.gateway.plugin("counters")
+            cost = await _least_awaited(lambda: counters.admit("o", _takes()), times, 2_000)
+    clock = _least(time.monotonic, times)
+    return [Part("an admission of two rates in memory", cost, clock, "µs", "reading the clock")]
+
+
+async def valkey_admission(times: int) -> list[Part]:
+    """One admission by the gateway's script, beside one bare EVALSHA of an empty script; 64 at once, own CPU only."""
+    import redis.asyncio
+
+    with start_valkey() as valkey, tempfile.TemporaryDirectory() as folder:
+        edit = {
+            "plugins.counters.use": "counters.redis",
+            "plugins.redis.use": "redis",
+            "plugins.redis.url": valkey.url,
+        }
+        async with opened(Path(folder), edit=edit) as client:
+            counters = client.gateway.plugin("counters")
+            cost = await _at_once(lambda: counters.admit("o", _takes()), times)
+        bare = redis.asyncio.Redis.from_url(valkey.url)
+        sha = await bare.script_load("return 1")
+        one = await _at_once(lambda: bare.evalsha(sha, 1, "k", "1"), times)
+        await bare.aclose()
+    return [Part("an admission of two rates in Valkey", cost, one, "µs CPU", "one EVALSHA of redis-py, empty script")]
+
+
+async def durable(count: int) -> list[Part]:
+    """Reserve and commit a quota, 64 at once, beside the same one after the other: what sharing a commit is worth."""
+    limit = Limit(
+        name="quota.messages", meter="messages", kind="quota", limit=10**9, scope="organization", period="month"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        async with opened(Path(folder)) as client:
+            accounts = client.gateway.plugin("accounts")
+
+            async def one() -> None:
+                _, holds = await accounts.reserve("o", [Take(limit, "-", 1)])
+                await accounts.commit(holds)
+
+            async def some(number: int) -> None:
+                for _ in range(number):
+                    await one()
+
+            await some(20)
+            begun = time.perf_counter()
+            await some(count // 8)
+            single = (time.perf_counter() - begun) / (count // 8) * 1e6
+            begun = time.perf_counter()
+            await asyncio.gather(*(some(count // 64) for _ in range(64)))
+            shared = (time.perf_counter() - begun) / (count // 64 * 64) * 1e6
+    return [Part("reserve and commit on SQLite, 64 at once", shared, single, "µs each", "one after the other")]
+
+
+def _takes() -> list[Take]:
+    def limit(name: str) -> Limit:
+        return Limit(name=name, meter=name, kind="rate", limit=10**9, scope="organization", window=60.0)
+
+    return [Take(limit("a"), "-", 1), Take(limit("b"), "-", 1)]
+
+
+def _least(call: Callable[[], Any], times: int, number: int = 20_000) -> float:
+    """Microseconds of one call, in the least disturbed of the runs."""
+    runs = []
+    for _ in range(times):
+        begun = time.process_time()
+        for _ in range(number):
+            call()
+        runs.append((time.process_time() - begun) / number * 1e6)
+    return min(runs)
+
+
+async def _least_awaited(call: Callable[[], Awaitable[Any]], times: int, number: int) -> float:
+    runs = []
+    for _ in range(times):
+        begun = time.process_time()
+        for _ in range(number):
+            await call()
+        runs.append((time.process_time() - begun) / number * 1e6)
+    return min(runs)
+
+
+async def _at_once(call: Callable[[], Awaitable[Any]], times: int, rounds: int = 20) -> float:
+    async def some() -> None:
+        for _ in range(rounds):
+            await call()
+
+    await some()
+    runs = []
+    for _ in range(times):
+        begun = time.process_time()
+        await asyncio.gather(*(some() for _ in range(64)))
+        runs.append((time.process_time() - begun) / (64 * rounds) * 1e6)
+    return statistics.median(runs)

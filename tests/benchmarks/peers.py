@@ -1,0 +1,118 @@
+"""Peers, each installed into an environment of its own that is thrown away, at a version that is known to be good.
+
+A peer that cannot be installed or does not answer is reported as absent, with the reason; nothing of it is guessed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from servers import free_port
+
+from benchmarks.subjects import HERE, Absent, Subject, running
+
+LITELLM = "1.104.0"
+PORTKEY = "1.15.2"
+EXPRESS = {"express": "4.22.3", "jsonwebtoken": "9.0.2", "helmet": "8.1.0", "express-rate-limit": "8.1.0"}
+_SECRET = "a secret of the benchmark, which opens nothing at all"
+_INSTALL = 600
+#: node compiles while it runs; a window before that would be unfair to it
+_WARM = 20.0
+
+
+@contextmanager
+def litellm(folder: Path, to: int) -> Iterator[Subject]:
+    """Its proxy with a master key and no database, OpenTelemetry installed and bytecode compiled, one worker."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    python = folder / "bin/python"
+    if not python.exists():
+        _do([sys.executable, "-m", "venv", folder], environment)
+        wanted = [f"litellm[proxy]=={LITELLM}", "opentelemetry-api", "opentelemetry-sdk", "opentelemetry-exporter-otlp"]
+        _do([python, "-m", "pip", "install", "-q", *wanted], environment)
+        _do([python, "-m", "compileall", "-q", folder / "lib"], environment, fails=True)
+    models = "".join(
+        f"  - model_name: {name}\n    litellm_params: {{model: openai/{name}, api_key: none, "
+        f"api_base: 'http://127.0.0.1:{to}/v1'}}\n"
+        for name in ("mock", "mock-paced")
+    )
+    configured = folder / "bench.yaml"
+    configured.write_text(f"model_list:\n{models}general_settings:\n  master_key: sk-bench\n")
+    environment |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
+    port = free_port()
+    command = [folder / "bin/litellm", "--config", configured, "--port", port, "--host", "127.0.0.1"]
+    with running([*command, "--num_workers", "1"], port, patience=120, env=environment) as pid:
+        yield Subject(
+            name=f"LiteLLM proxy {LITELLM}",
+            does="routing proxy with a master key; no database, no limits",
+            port=port,
+            pids=[pid],
+            headers={"Authorization": "Bearer sk-bench"},
+            warm=5.0,
+        )
+
+
+@contextmanager
+def portkey(folder: Path, to: int) -> Iterator[Subject]:
+    """Its open gateway, told the upstream by each request's headers; no keys, no limits."""
+    node = _packages(folder, {"@portkey-ai/gateway": PORTKEY})
+    port = free_port()
+    server = folder / "node_modules/@portkey-ai/gateway/build/start-server.js"
+    environment = {**os.environ, "NODE_ENV": "production", "TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"}
+    with running([node, server, f"--port={port}", "--headless"], port, env=environment) as pid:
+        headers = {
+            "x-portkey-provider": "openai",
+            "x-portkey-custom-host": f"http://127.0.0.1:{to}/v1",
+            "Authorization": "Bearer none",
+        }
+        does = "routing proxy; no keys, no limits"
+        yield Subject(name=f"Portkey gateway {PORTKEY}", does=does, port=port, pids=[pid], headers=headers, warm=_WARM)
+
+
+@contextmanager
+def express(folder: Path, to: int, secret: str) -> Iterator[Subject]:
+    """The stack that such gateways are commonly built of: helmet, a JSON body, a JWT, a rate limit, a proxied call."""
+    node = _packages(folder, EXPRESS)
+    shutil.copy(HERE / "peer_express.js", folder / "server.js")
+    signed = subprocess.run(
+        [node, "-e", f"console.log(require('jsonwebtoken').sign({{sub: 'u', org: 'o'}}, {_SECRET!r}))"],
+        cwd=folder, capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    port = free_port()
+    environment = {**os.environ, "NODE_ENV": "production", "SECRET": _SECRET, "AS": secret}
+    with running([node, folder / "server.js", port, to], port, env=environment) as pid:
+        yield Subject(
+            name=f"Express {EXPRESS['express']}, {secret}",
+            does="helmet, JWT, rate limit in memory, proxied call; nothing durable",
+            port=port,
+            pids=[pid],
+            headers={"Authorization": f"Bearer {signed}"},
+            warm=_WARM,
+        )
+
+
+def _packages(folder: Path, wanted: dict[str, str]) -> str:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        raise Absent("there is no node with npm on this machine")
+    if not (folder / "node_modules").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "package.json").write_text("{}")
+        names = [f"{name}@{version}" for name, version in wanted.items()]
+        _do([npm, "install", "--no-audit", "--no-fund", "--silent", "--prefix", folder, *names], dict(os.environ))
+    return node
+
+
+def _do(command: list[object], environment: dict[str, str], *, fails: bool = False) -> None:
+    try:
+        done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, timeout=_INSTALL)
+    except subprocess.TimeoutExpired:
+        raise Absent(f"{command[0]} took longer than {_INSTALL} s") from None
+    if done.returncode and not fails:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+        raise Absent(f"it could not be installed: {said[-1][:160] if said else done.returncode}")

@@ -1,0 +1,191 @@
+"""Writes what was measured as one Markdown page, the one that is printed; it holds nothing that was not measured."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.load import Sample
+from benchmarks.measure import BURST, PACED, PLAIN, Conditions, Samples, middle
+from benchmarks.parts import Part
+from benchmarks.subjects import Subject
+from benchmarks.upstream import CHUNKS, PACE
+
+_VERSIONS = (
+    "openclaw-gateway",
+    "litestar",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "msgspec",
+    "pluggy",
+    "redis",
+    "sqlalchemy",
+)
+
+
+class Run(msgspec.Struct, kw_only=True):
+    """One run of the command."""
+
+    command: str
+    count: int
+    seconds: float
+    subjects: list[Subject]
+    samples: Samples
+    memory: dict[str, float]
+    absent: dict[str, str]
+    cold: dict[str, list[float]]
+    parts: list[Part]
+    conditions: Conditions
+
+
+def page(run: Run) -> str:
+    """The whole page."""
+    return "\n".join(
+        [
+            "# Performance",
+            "",
+            f"Written by `{run.command}`; do not edit. How it is measured, and what the rows mean: "
+            "[tests/benchmarks](../../tests/benchmarks/README.md).",
+            "",
+            *_conditions(run),
+            "## Whole answers",
+            "",
+            "One request is a chat completion of 200 bytes. CPU is what the scheduler gave to all processes of the "
+            "subject, in microseconds a request; `x raw` is its ratio to the raw ASGI echo in the same round. "
+            "Added is the median time beyond a direct call of the mock upstream.",
+            "",
+            *_plain(run),
+            "",
+            "## Streams",
+            "",
+            f"One stream is {CHUNKS} chunks and the end marker. Burst: 16 connections, no pacing. Paced: 64 streams at "
+            f"a chunk each {PACE * 1000:g} ms; a stall is the longest silence between two chunks.",
+            "",
+            *_streams(run),
+            "",
+            "## Start and memory",
+            "",
+            *_start(run),
+            "",
+            "## Parts",
+            "",
+            "In one process without a socket; the least of several runs, the ratio of both in this run.",
+            "",
+            *_table(
+                ("what", "cost", "beside", "its cost", "ratio"),
+                [
+                    (p.name, f"{p.ours:.2f} {p.unit}", p.beside, f"{p.other:.2f} {p.unit}", f"{p.ratio:.2f}")
+                    for p in run.parts
+                ],
+            ),
+            "",
+        ]
+    )
+
+
+def _conditions(run: Run) -> list[str]:
+    cores = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    foreign = run.conditions.foreign
+    lines = [
+        f"- When: {datetime.now(UTC):%Y-%m-%dT%H:%MZ}",
+        f"- Machine: {len(cores) or '?'} cores, {cores[0] if cores else platform.machine()}, {platform.system()} "
+        f"{platform.release()}; server on the first core, load, upstream and stores on the second",
+        f"- Python {platform.python_version()}; " + ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
+        f"- {run.count} rounds over all subjects in turn, windows of {run.seconds:g} s, medians of the rounds; "
+        "no randomness, so no seed: every request is the same",
+    ]
+    if foreign:
+        lines.append(
+            f"- Others used {statistics.median(foreign):.0%} of the servers' core meanwhile (median of the windows, "
+            f"worst {max(foreign):.0%}): above 10 % trust the ratios, not the times"
+        )
+    lines += [f"- Absent: {name}: {why}" for name, why in run.absent.items()]
+    return [*lines, ""]
+
+
+def _plain(run: Run) -> list[str]:
+    raw = next((s.name for s in run.subjects if s.name.startswith("raw ")), None)
+    direct = run.samples.get("direct", {})
+    rows = []
+    for subject in run.subjects:
+        points = run.samples[subject.name]
+        row = [f"**{subject.name}**" if subject.ours else subject.name, subject.does]
+        for point in PLAIN:
+            found = points[point.name]
+            row.append(f"{middle(found, 'rate'):,.0f}")
+        row.append(f"{middle(points[PLAIN[-1].name], 'cpu'):,.1f}")
+        row.append(_ratio(points[PLAIN[-1].name], run.samples[raw][PLAIN[-1].name]) if raw else "-")
+        for point in (PLAIN[0], PLAIN[-1]):
+            found = points[point.name]
+            row.append(f"{middle(found, 'p50'):.2f} / {middle(found, 'p99'):.2f}")
+        alone = PLAIN[0].name
+        row.append(f"{middle(points[alone], 'p50') - middle(direct[alone], 'p50'):.2f}" if direct else "-")
+        rows.append(row)
+    names = ("subject", "what it does", *(f"req/s, {p.connections} conn." for p in PLAIN))
+    return _table(
+        (*names, "CPU µs", "x raw", "p50 / p99 ms, 1 conn.", "p50 / p99 ms, 64 conn.", "added ms, 1 conn."), rows
+    )
+
+
+def _streams(run: Run) -> list[str]:
+    direct = run.samples["direct"][PACED.name]
+    rows = []
+    for subject in run.subjects:
+        points = run.samples[subject.name]
+        if BURST.name not in points:
+            continue
+        burst, paced = points[BURST.name], points[PACED.name]
+        chunks = statistics.median(s.chunks / s.requests * s.rate for s in burst if s.requests)
+        rows.append(
+            (
+                f"**{subject.name}**" if subject.ours else subject.name,
+                f"{chunks:,.0f}",
+                f"{middle(burst, 'cpu'):,.0f}",
+                f"{middle(paced, 'cpu') / (CHUNKS + 1):,.1f}",
+                f"{middle(paced, 'first_p50'):.2f} / {middle(paced, 'first_p99'):.2f}",
+                f"{middle(paced, 'first_p50') - middle(direct, 'first_p50'):+.2f}",
+                f"{middle(paced, 'stall'):.0f}",
+            )
+        )
+    names = ("subject", "chunks/s, burst", "CPU µs a stream, burst", "CPU µs a chunk, paced")
+    return _table((*names, "first token p50 / p99 ms, paced", "added ms", "longest stall ms"), rows)
+
+
+def _start(run: Run) -> list[str]:
+    rows = [(f"{name}, resident memory (PSS) after the load", f"{mib:.0f} MiB") for name, mib in run.memory.items()]
+    rows += [(name, f"{statistics.median(times):.2f} s") for name, times in run.cold.items()]
+    return _table(("what", "measured"), rows)
+
+
+def _ratio(ours: Sequence[Sample], others: Sequence[Sample]) -> str:
+    """The median of the rounds' ratios: what disturbs a round disturbs both."""
+    ratios = [a.cpu / b.cpu for a, b in zip(ours, others, strict=True) if a.cpu and b.cpu]
+    return f"{statistics.median(ratios):.2f}" if ratios else "-"
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---"] * len(names)
+    return ["| " + " | ".join(row) + " |" for row in (names, rule, *rows)]
+
+
+def _cpuinfo() -> list[str]:
+    file = Path("/proc/cpuinfo")
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def problems(samples: Mapping[str, Mapping[str, Sequence[Sample]]]) -> list[str]:
+    """What a reader has to know: windows in which a subject failed, or answered nothing."""
+    found = []
+    for name, points in samples.items():
+        for point, rounds in points.items():
+            errors, done = sum(s.errors for s in rounds), sum(s.requests for s in rounds)
+            if errors or not done:
+                found.append(f"{name}, {point}: {errors} failed of {errors + done}")
+    return found

@@ -1,0 +1,100 @@
+"""Runs of skills as rows, on every backend: begun with their charge, ended once, and by the reaper if by nobody."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text, update
+from uuid_utils import uuid7
+
+from openclaw_gateway.api import Hold, Limit, Principal, SystemClock, Take
+from openclaw_plugins.skills.executions import Executions, table
+
+from .conftest import Stores
+
+LIMIT = Limit(name="quota.skills", meter="skills", kind="quota", limit=3, period="session")
+
+
+@pytest.fixture
+def executions(stores: Stores) -> Executions:
+    return Executions(stores.database, stores.accounts, SystemClock())
+
+
+async def begun(stores: Stores, executions: Executions, *, holds: tuple[Hold, ...] = (), session: bool = True) -> str:
+    id, session_id = str(uuid7()), None
+    if session:
+        who = Principal(organization="acme", user="ada", tier="teams", method="api_key", credential="k")
+        session_id = (await stores.sessions.create(who, tier="teams", metadata={}, ttl=None, holds=())).session_id
+    params = {"a": [1, "ü", None], "big": 2**70}
+    await executions.begin(
+        id, organization="acme", user="ada", session_id=session_id, skill="act", params=params, at_most=5, holds=holds
+    )
+    return id
+
+
+async def row(stores: Stores, id: str) -> Any:
+    async with stores.database.transaction(None, operation="select", table="t") as connection:
+        return (await connection.execute(table.select().where(table.c.execution_id == id))).mappings().one()
+
+
+async def end(executions: Executions, id: str, status: Any, organization: str = "acme") -> None:
+    await executions.end(id, organization, status=status, result={"x": "\x00"}, error=None, duration_ms=7)
+
+
+async def test_a_run_is_begun_with_its_charge_and_ended_once(stores: Stores, executions: Executions) -> None:
+    _, holds = await stores.accounts.reserve("acme", [Take(LIMIT, "s")])
+    id = await begun(stores, executions, holds=tuple(holds))
+    (balance,) = await stores.accounts.peek("acme", [Take(LIMIT, "s")])
+    assert balance.used == 1
+    assert (await row(stores, id))["status"] == "running"
+    await end(executions, id, "completed", organization="other")
+    assert (await row(stores, id))["status"] == "running"
+    await end(executions, id, "completed")
+    await end(executions, id, "failed")
+    kept = await row(stores, id)
+    assert (kept["status"], kept["result"], kept["duration_ms"]) == ("completed", {"x": "\x00"}, 7)
+    assert kept["params"] == {"a": [1, "ü", None], "big": 2**70}
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "timeout", "cancelled", "lost", "pending"])
+async def test_every_state_can_be_kept(stores: Stores, executions: Executions, status: str) -> None:
+    id = await begun(stores, executions)
+    await end(executions, id, status)
+    assert (await row(stores, id))["status"] == status
+
+
+async def test_the_reaper_ends_what_nobody_runs_any_more(stores: Stores, executions: Executions) -> None:
+    lost, running, done = [await begun(stores, executions) for _ in range(3)]
+    await end(executions, done, "completed")
+    async with stores.database.transaction(None, operation="update", table="t") as connection:
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        await connection.execute(update(table).where(table.c.execution_id.in_([lost, done])).values(deadline_at=past))
+    assert await executions.reap(1e9) == ["act"]
+    assert [(await row(stores, id))["status"] for id in (lost, running, done)] == ["lost", "running", "completed"]
+    await end(executions, lost, "completed")
+    assert (await row(stores, lost))["status"] == "lost"
+
+
+async def test_runs_go_with_their_session_and_others_in_time(stores: Stores, executions: Executions) -> None:
+    with_session, without = await begun(stores, executions), await begun(stores, executions, session=False)
+    await end(executions, with_session, "completed")
+    await end(executions, without, "completed")
+    await executions.reap(-1)
+    async with stores.database.transaction(None, operation="update", table="t") as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM openclaw_skill_executions"))).scalar() == 1
+        await connection.execute(text("DELETE FROM openclaw_sessions"))
+        assert (await connection.execute(text("SELECT count(*) FROM openclaw_skill_executions"))).scalar() == 0
+
+
+async def test_a_run_without_its_charge_is_not_begun(stores: Stores, executions: Executions) -> None:
+    class Broken:
+        async def commit(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("no")
+
+    broken = Executions(stores.database, Broken(), SystemClock())  # type: ignore[arg-type] # fails on purpose
+    with pytest.raises(RuntimeError):
+        await begun(stores, broken, session=False)
+    async with stores.database.transaction(None, operation="select", table="t") as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM openclaw_skill_executions"))).scalar() == 0

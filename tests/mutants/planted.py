@@ -1,0 +1,210 @@
+"""Planted bugs: each takes one guard out, and names the test that has to notice.
+
+A guard that nothing notices the loss of is either not needed or not tested; `test_mutants.py` finds out which.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+_ACCOUNTS = "plugins/openclaw_plugins/accounts"
+_IDEMPOTENCY = "plugins/openclaw_plugins/idempotency"
+_CONTRACT = "tests/contracts/test_accounts.py::"
+_EVENTS = "tests/plugins/test_quota_events.py::"
+_KEYS = "tests/plugins/test_idempotency.py::"
+_COUNTERS = "tests/contracts/test_counters.py::"
+
+
+class Planted(msgspec.Struct, frozen=True):
+    """`guard` of `file` becomes `bug`, and `noticed_by` fails. The quick ones run with every commit."""
+
+    name: str
+    file: str
+    guard: str
+    bug: str
+    noticed_by: str
+    quick: bool = False
+
+
+PLANTED = (
+    Planted(
+        "a reservation is granted whatever is used",
+        f"{_ACCOUNTS}/ledger.py",
+        "return row.used + row.held + amount <= take.limit.limit",
+        "return True",
+        _CONTRACT + "test_admits_exactly_the_limit_under_concurrency[sqlite]",
+        quick=True,
+    ),
+    Planted(
+        "what is held does not count",
+        f"{_ACCOUNTS}/ledger.py",
+        "return row.used + row.held + amount <= take.limit.limit",
+        "return row.used + amount <= take.limit.limit",
+        _CONTRACT + "test_admits_exactly_the_limit_under_concurrency[sqlite]",
+    ),
+    Planted(
+        "rows are read without a lock",
+        f"{_ACCOUNTS}/ledger.py",
+        "_LOCK = PEEK.order_by(*_KEY).with_for_update()",
+        "_LOCK = PEEK.order_by(*_KEY)",
+        _CONTRACT + "test_two_processes_admit_exactly_the_limit[postgresql]",
+    ),
+    Planted(
+        "a hold is charged as often as it is committed",
+        f"{_ACCOUNTS}/ledger.py",
+        'if state not in ("held", "expired"):',
+        "if state is None and committed is None:",
+        _CONTRACT + "test_a_hold_is_resolved_once[sqlite]",
+        quick=True,
+    ),
+    Planted(
+        "a commit that comes late is not charged",
+        f"{_ACCOUNTS}/ledger.py",
+        'if state not in ("held", "expired"):',
+        'if state != "held":',
+        _CONTRACT + "test_expired_holds_come_back_and_a_late_commit_is_charged[sqlite]",
+    ),
+    Planted(
+        "some of the takes are held where another is refused",
+        f"{_ACCOUNTS}/ledger.py",
+        "if not any(refused):",
+        "if not all(refused):",
+        _CONTRACT + "test_all_or_nothing_over_several_takes[sqlite]",
+    ),
+    Planted(
+        "the charge is committed beside the work instead of with it",
+        f"{_ACCOUNTS}/sql.py",
+        "        if transaction is None:\n            await self._lane.through(work)\n        else:\n"
+        "            await self._apply(transaction, [work])",
+        "        if transaction is None or transaction.dialect.name == 'postgresql':\n"
+        "            await self._lane.through(work)\n        else:\n            await self._apply(transaction, [work])",
+        _CONTRACT + "test_a_commit_in_a_transaction_that_fails_charges_nothing[postgresql]",
+    ),
+    Planted(
+        "the period is that of the replica's clock",
+        f"{_ACCOUNTS}/ledger.py",
+        "self.now = clock(self._connection) if found is None else found",
+        "self.now = guess",
+        _CONTRACT + "test_the_period_is_pinned_when_reserved[sqlite]",
+    ),
+    Planted(
+        "what a caller who left had reserved stays held",
+        f"{_ACCOUNTS}/lane.py",
+        "if isinstance(work, Reservation) and work.holds:",
+        "if isinstance(work, Reservation) and not work.abandoned:",
+        _CONTRACT + "test_what_a_cancelled_caller_reserved_is_given_back[sqlite]",
+    ),
+    Planted(
+        "nothing looks for reservations of the dead",
+        f"{_ACCOUNTS}/sql.py",
+        "while await self.reap() == _SWEEP:",
+        "while _SWEEP == 0:",
+        _CONTRACT + "test_the_reaper_gives_orphans_back[sqlite]",
+    ),
+    Planted(
+        "a threshold is told at what is only held",
+        f"{_ACCOUNTS}/ledger.py",
+        "thresholds.passed(take.limit, row.used, row.announced)",
+        "thresholds.passed(take.limit, row.used + row.held + 3, row.announced)",
+        _EVENTS + "test_each_threshold_is_told_once[sqlite]",
+    ),
+    Planted(
+        "an event that another replica is telling is told again",
+        f"{_ACCOUNTS}/outbox.py",
+        ".where(_OPEN, free)",
+        ".where(_OPEN)",
+        _EVENTS + "test_an_event_of_a_dead_replica_is_told_by_the_next[sqlite]",
+    ),
+    Planted(
+        "an event is marked though its listener failed",
+        f"{_ACCOUNTS}/outbox.py",
+        "                told = False",
+        "                told = True",
+        _EVENTS + "test_a_listener_that_fails_is_told_again[sqlite]",
+    ),
+    Planted(
+        "a key is good for any body",
+        f"{_IDEMPOTENCY}/keeper.py",
+        "self._x.path.encode(), body):",
+        "self._x.path.encode()):",
+        _KEYS + "test_a_key_belongs_to_one_request_of_one_organization_and_route[sqlite]",
+        quick=True,
+    ),
+    Planted(
+        "the claim of the dead is taken over without a look at what was charged",
+        f"{_IDEMPOTENCY}/claims.py",
+        "if await self._references.disown(wanted.organization, silent):",
+        "if wanted.organization == silent:",
+        _KEYS + "test_the_claim_of_the_dead_is_closed_where_it_was_charged[sqlite]",
+    ),
+    Planted(
+        "a claim is not the holder's for as long as he lives",
+        f"{_IDEMPOTENCY}/claims.py",
+        "await connection.execute(update(table).where(*held).values(expires_at=until))",
+        "await connection.execute(select(table).where(*held))",
+        _KEYS + "test_a_claim_that_is_renewed_is_not_taken_over[sqlite]",
+    ),
+    Planted(
+        "a secret answer is kept",
+        f"{_IDEMPOTENCY}/keeper.py",
+        "return self._size <= self._max_kept and not forbidden",
+        "return self._size <= self._max_kept",
+        _KEYS + "test_an_answer_that_must_not_be_stored_is_not",
+    ),
+    Planted(
+        "a failure keeps its key",
+        f"{_IDEMPOTENCY}/keeper.py",
+        "if failed and not await self._claims.settle(self._organization, claim):",
+        "if failed and claim is None:",
+        _KEYS + "test_what_failed_and_cost_nothing_can_be_tried_again[sqlite]",
+    ),
+    Planted(
+        "charges are made under no reference",
+        "core/openclaw_gateway/admission.py",
+        "reference = x.guard.reference if x.guard is not None else None",
+        "reference = None",
+        _KEYS + "test_a_stream_that_was_cut_and_charged_is_not_run_again[sqlite]",
+    ),
+    Planted(
+        "a duplicate needs quota of its own",
+        "core/openclaw_gateway/admission.py",
+        "            answer = await x.guard.enter()\n",
+        "            answer = await self._reserve(x, plan, None, 1) or await x.guard.enter()\n",
+        _KEYS + "test_the_last_unit_of_a_quota_can_be_asked_for_again[sqlite]",
+    ),
+    Planted(
+        "a request that was refused is charged",
+        "core/openclaw_gateway/response.py",
+        "        if status < 400:\n            await receipt.commit()",
+        "        if status:\n            await receipt.commit()",
+        "tests/plugins/test_charges.py::test_a_request_that_its_handler_refuses_costs_nothing",
+    ),
+    Planted(
+        "settling ends with the request's task",
+        "core/openclaw_gateway/runner.py",
+        "await asyncio.shield(asyncio.ensure_future(self._settle(x)))",
+        "await self._settle(x)",
+        "tests/plugins/test_charges.py::test_a_request_that_is_cancelled_twice_gives_back_what_it_held",
+    ),
+    Planted(
+        "a refused quota keeps the lease of its connection",
+        "core/openclaw_gateway/admission.py",
+        "        await receipt.void()\n        await receipt.release_leases()",
+        "        await receipt.void()",
+        "tests/plugins/test_charges.py::test_a_refused_quota_gives_back_the_lease_beside_it",
+    ),
+    Planted(
+        "what comes at the edge of a window is counted twice over",
+        "plugins/openclaw_plugins/counters/window.py",
+        "        excess = self.used + amount - limit.limit\n        if excess <= 0 or not amount:",
+        "        excess = self.used + amount - 2 * limit.limit\n        if excess <= 0 or not amount:",
+        _COUNTERS + "test_of_400_concurrent_calls_a_limit_of_100_admits_exactly_100[memory-sliding]",
+    ),
+    Planted(
+        "organisations share their counters",
+        "plugins/openclaw_plugins/counters/memory.py",
+        "key = (organization, take.subject,",
+        'key = ("", take.subject,',
+        _COUNTERS + "test_organisations_and_subjects_do_not_share[memory]",
+    ),
+)

@@ -1,0 +1,215 @@
+"""A passed threshold is told once: in the account, over replicas and edits, and to those who listen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contracts.conftest import Stores, config, migrated  # noqa: F401 - fixtures
+from msgspec.structs import replace
+from socket_kit import place
+
+from openclaw_gateway.api import Limit, QuotaEvent, Take
+
+QUOTA = Limit(name="quota.messages", meter="messages", kind="quota", limit=10, tier="teams")
+
+
+class Listener:
+    """A plugin that hears of quota events, and fails as often as it is told to."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.heard: list[QuotaEvent] = []
+        self.failures = failures
+
+    async def _hear(self, event: QuotaEvent) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("not now")
+        self.heard.append(event)
+
+    def on_quota_event(self, event: QuotaEvent) -> Any:
+        return self._hear(event)
+
+    def keys(self) -> list[tuple[str, str]]:
+        return [(event.threshold, event.period) for event in self.heard]
+
+
+def listening(folder: Path, config: dict[str, Any], listener: Listener, **accounts: Any) -> Stores:  # noqa: F811
+    stores = Stores(folder, config, {"deliver_every": 0.1, "deliver_within": 0.3, **accounts})
+    stores.instances["listener"] = listener
+    return stores
+
+
+async def charge(stores: Stores, amount: int = 1, limit: Limit = QUOTA, organization: str = "acme") -> None:
+    _, holds = await stores.accounts.reserve(organization, [Take(limit, "-", amount)])
+    assert holds
+    await stores.accounts.commit(holds)
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_each_threshold_is_told_once(config: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    listener = Listener()
+    async with listening(tmp_path, config, listener).opened() as stores:
+        for _ in range(7):
+            await charge(stores)
+        _, held = await stores.accounts.reserve("acme", [Take(QUOTA, "-", 3)])
+        await stores.accounts.void(held)  # what was only held has passed nothing
+        await asyncio.sleep(0.3)
+        assert listener.heard == []
+        await charge(stores)
+        await until(lambda: listener.heard)
+        (event,) = listener.heard
+        assert (event.threshold, event.used, event.allowed, event.subject) == ("warning", 8, 10, "-")
+        assert event.key == f"acme/-/quota.messages/{event.period}/warning"
+        assert event.report()["remaining"] == 2 and event.report()["resetsAt"].endswith("-01T00:00:00Z")
+        await charge(stores, 2)
+        await until(lambda: len(listener.heard) == 2)
+        # a limit that is raised, lowered and passed again is no news in the same period
+        for height in (20, 14):
+            await charge(stores, 1, replace(QUOTA, limit=height))
+        await asyncio.sleep(0.3)
+        assert [event.threshold for event in listener.heard] == ["warning", "exhausted"]
+
+
+async def test_one_charge_may_pass_both(config: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    listener = Listener()
+    async with listening(tmp_path, config, listener).opened() as stores:
+        await charge(stores, 10)
+        await charge(stores, 4, replace(QUOTA, name="quota.whole", limit=4, warn_at=1.0))
+        await charge(stores, 4, replace(QUOTA, name="quota.seen", limit=4, mode="shadow"))
+        await until(lambda: len(listener.heard) == 3)
+        await asyncio.sleep(0.3)
+        told = [(event.limit, event.threshold) for event in listener.heard]
+        assert told == [
+            ("quota.messages", "warning"),
+            ("quota.messages", "exhausted"),
+            ("quota.whole", "exhausted"),
+        ]
+
+
+async def test_a_lowered_limit_tells_with_the_next_charge(config: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    listener = Listener()
+    async with listening(tmp_path, config, listener).opened() as stores:
+        await charge(stores, 5)
+        await charge(stores, 1, replace(QUOTA, limit=7))
+        await until(lambda: listener.heard)
+        assert [event.threshold for event in listener.heard] == ["warning"]
+
+
+async def test_a_charge_that_is_rolled_back_tells_nothing(config: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    listener = Listener()
+    async with listening(tmp_path, config, listener).opened() as stores:
+        _, holds = await stores.accounts.reserve("acme", [Take(QUOTA, "-", 9)])
+        with pytest.raises(RuntimeError):
+            async with stores.database.transaction("acme", operation="update", table="t") as connection:
+                await stores.accounts.commit(holds, transaction=connection)
+                raise RuntimeError
+        await asyncio.sleep(0.3)
+        assert listener.heard == []
+        async with stores.database.transaction("acme", operation="update", table="t") as connection:
+            await stores.accounts.commit(holds, transaction=connection)
+        await until(lambda: listener.heard)
+
+
+async def test_replicas_tell_each_event_once_together(config: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    listener = Listener()
+    async with (
+        listening(tmp_path, config, listener).opened() as one,
+        listening(tmp_path, config, listener).opened() as two,
+    ):
+        await asyncio.gather(
+            *(charge(stores, 1, QUOTA, f"org{i}") for i in range(20) for stores in (one, two) for _ in range(5))
+        )
+        await until(lambda: len(listener.heard) == 40)
+        await asyncio.sleep(0.3)
+        assert len({event.key for event in listener.heard}) == len(listener.heard) == 40
+
+
+async def test_a_listener_that_fails_is_told_again(
+    config: dict[str, Any],  # noqa: F811
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    listener = Listener(failures=2)
+    async with listening(tmp_path, config, listener).opened() as stores:
+        await charge(stores, 8)
+        await until(lambda: listener.heard)
+    assert sum(record.message == "a quota event was not taken" for record in caplog.records) == 2
+
+
+async def test_an_event_of_a_dead_replica_is_told_by_the_next(config: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+    async with Stores(tmp_path, config, {}).opened() as dead:
+        await charge(dead, 8)
+        claimed = await dead.accounts._outbox.deliver()  # it has taken the event, and no listener marks it
+        assert claimed == 1
+        async with dead.database.transaction(None, operation="update", table="t") as connection:
+            await connection.exec_driver_sql("UPDATE openclaw_quota_events SET delivered_at = NULL")
+    listener = Listener()
+    async with listening(tmp_path, config, listener).opened():
+        await asyncio.sleep(0.3)
+        assert listener.heard == []  # the claim still stands
+    async with (
+        Stores(tmp_path, config, {}).opened() as later,
+        later.database.transaction(None, operation="update", table="t") as connection,
+    ):
+        await connection.exec_driver_sql("UPDATE openclaw_quota_events SET claimed_until = created_at")
+    async with listening(tmp_path, config, listener).opened():
+        await until(lambda: listener.heard)
+
+
+async def test_it_reaches_the_log_the_numbers_and_every_open_socket(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tier = """
+[ratelimit.requests]
+limit = 1000
+per = "minute"
+[ratelimit.ws_messages]
+limit = 100
+per = "minute"
+[quota.sessions]
+limit = 100
+per = "month"
+[quota.messages]
+limit = 5
+per = "month"
+[concurrency.sessions]
+limit = 100
+[concurrency.ws_connections]
+limit = 5
+"""
+    caplog.set_level(logging.WARNING, "openclaw.quota")
+    async with place(tmp_path, tiers={"open_source": tier}) as here:
+        one, two = await here.session(), await here.session()
+        async with here.connect(one) as first, here.connect(two) as second:
+            for n in range(4):
+                status, _ = await here.ask(
+                    "POST",
+                    "/v1/chat/completions",
+                    {"model": "echo", "messages": [{"role": "user", "content": str(n)}]},
+                    **{"X-API-Key": here.key},
+                )
+                assert status == 200
+            async with asyncio.timeout(10):
+                frames = [json.loads(await socket.recv()) for socket in (first, second)]
+        for frame in frames:
+            assert frame["type"] == "quota_warning"
+            assert {k: frame["limit"][k] for k in ("name", "kind", "used", "limit", "remaining")} == {
+                "name": "quota.messages",
+                "kind": "quota",
+                "used": 4,
+                "limit": 5,
+                "remaining": 1,
+            }
+        assert here.metric("quota_thresholds_total", quota="quota.messages", threshold="warning") == 1
+    (record,) = [r for r in caplog.records if r.name == "openclaw.quota"]
+    assert record.message == "quota.messages is nearly used up"
