@@ -14,11 +14,11 @@ import msgspec
 import pluggy
 
 from openclaw_gateway import hooks
-from openclaw_gateway.admission import Plan
 from openclaw_gateway.config.document import StepSettings
 from openclaw_gateway.exchange import Fact
 from openclaw_gateway.facts import PRINCIPAL, TIER
 from openclaw_gateway.meters import BUILT_IN, Charge, Limit, Meter
+from openclaw_gateway.plans import Plan
 from openclaw_gateway.routes import UNMATCHED, Bound, Route
 from openclaw_gateway.structs import Finding
 from openclaw_gateway.tiers import Tier

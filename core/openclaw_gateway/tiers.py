@@ -14,7 +14,7 @@ from openclaw_gateway.meters import BUILT_IN
 from openclaw_gateway.structs import Finding, collect, nearest
 
 if TYPE_CHECKING:
-    from openclaw_gateway.admission import Plan
+    from openclaw_gateway.plans import Plan
     from openclaw_gateway.routes import Route
 
 #: keys of a tier file that belong to the host; every other key is the id of a plugin with limits

@@ -86,23 +86,21 @@ class Catalogue:
         known = {**self.series, **(recorded or {})}
         for node in _nodes(promql_parser.parse(query)):
             if isinstance(node, promql_parser.VectorSelector):
-                labels = known.get(node.name)
+                labels = known.get(node.name or "")
                 if labels is None:
                     raise UnknownMetric(f"nothing writes {node.name!r}, which is in: {query}")
                 for matcher in node.matchers.matchers:
                     if matcher.name not in labels:
                         raise UnknownMetric(f"{node.name} has no label {matcher.name!r}, which is in: {query}")
             elif isinstance(node, promql_parser.AggregateExpr) and node.modifier is not None:
-                names = {n.name for n in _nodes(node.expr) if isinstance(n, promql_parser.VectorSelector)}
+                names = _names(node.expr)
                 there = frozenset().union(*(known.get(name, frozenset()) for name in names))
                 if missing := set(node.modifier.labels) - there:
-                    raise UnknownMetric(
-                        f"{sorted(names)} have no label {sorted(missing)}, by which they add up: {query}"
-                    )
+                    raise UnknownMetric(f"{sorted(names)} have no label {sorted(missing)}, but add up by it: {query}")
 
     def asked(self, query: str) -> set[str]:
         """The series names that a query asks for."""
-        return {n.name for n in _nodes(promql_parser.parse(query)) if isinstance(n, promql_parser.VectorSelector)}
+        return _names(promql_parser.parse(query))
 
     def without_call_site(self, query: str) -> set[str]:
         """Those of them that this gateway does not write: awaited, or another program's."""
@@ -117,6 +115,10 @@ def _families(gateway: Gateway) -> Iterator[tuple[str, Metric]]:
         describe = getattr(collector, "describe", None)
         for family in (list(describe()) if describe is not None else []) or collector.collect():
             yield family.name, Metric(family.type, labels)
+
+
+def _names(expr: Any) -> set[str]:
+    return {n.name for n in _nodes(expr) if isinstance(n, promql_parser.VectorSelector) and n.name is not None}
 
 
 def _nodes(node: Any) -> Iterator[Any]:

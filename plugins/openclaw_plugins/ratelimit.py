@@ -34,6 +34,11 @@ from openclaw_gateway.api import (
 
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_OURS = frozenset(b"ratelimit" + name for name in (b"", b"-policy")) | frozenset(
+    b"x-ratelimit-%s%s" % (what, unit) for what in (b"limit", b"remaining", b"reset") for unit in (b"", b"-requests")
+)
+#: less tight than any balance
+_LOOSEST = (True, math.inf, math.inf)
 
 
 class RateLimit:
@@ -131,6 +136,7 @@ class RateLimit:
         if receipt is None:
             return
         tightest: Balance | None = None
+        tightness = _LOOSEST
         tier = x[TIER].name
         states, policies = [], []
         for balance in receipt.balances:
@@ -140,22 +146,33 @@ class RateLimit:
             watched = self._watched.get((tier, limit.name))
             policies.append(watched.policy if watched is not None else _policy(limit))
             states.append(b'"%s";r=%d;t=%d' % (limit.name.encode(), balance.remaining, math.ceil(_reset(balance))))
-            if tightest is None or _tightness(balance) < _tightness(tightest):
-                tightest = balance
+            found = _tightness(balance)
+            if found < tightness:
+                tightest, tightness = balance, found
         if tightest is None:
             return
         seconds = _reset(tightest)
-        limit_text = str(tightest.limit.limit).encode()
-        remaining = str(tightest.remaining).encode()
-        head.set(b"ratelimit", b", ".join(states))
-        head.set(b"ratelimit-policy", b", ".join(policies))
-        head.set(b"x-ratelimit-limit", limit_text)
-        head.set(b"x-ratelimit-remaining", remaining)
-        head.set(b"x-ratelimit-reset", b"%d" % math.ceil(seconds))
+        limit_text = b"%d" % tightest.limit.limit
+        remaining = b"%d" % tightest.remaining
+        ours = [
+            (b"ratelimit", b", ".join(states)),
+            (b"ratelimit-policy", b", ".join(policies)),
+            (b"x-ratelimit-limit", limit_text),
+            (b"x-ratelimit-remaining", remaining),
+            (b"x-ratelimit-reset", b"%d" % math.ceil(seconds)),
+        ]
         if x.route.route.surface == "openai":
-            head.set(b"x-ratelimit-limit-requests", limit_text)
-            head.set(b"x-ratelimit-remaining-requests", remaining)
-            head.set(b"x-ratelimit-reset-requests", _openai_duration(seconds))
+            ours += (
+                (b"x-ratelimit-limit-requests", limit_text),
+                (b"x-ratelimit-remaining-requests", remaining),
+                (b"x-ratelimit-reset-requests", _openai_duration(seconds)),
+            )
+        # A handler hardly ever sets one of these: to look once is cheaper than to look for each.
+        if _OURS.isdisjoint([name for name, _ in head.headers]):
+            head.headers.extend(ours)
+        else:
+            for name, value in ours:
+                head.set(name, value)
 
     @hookimpl
     def on_complete(self, x: Exchange, outcome: Outcome) -> None:

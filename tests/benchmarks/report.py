@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -107,6 +107,7 @@ def _conditions(run: Run) -> list[str]:
             f"worst {max(foreign):.0%}): above 10 % trust the ratios, not the times"
         )
     lines += [f"- Absent: {name}: {why}" for name, why in run.absent.items()]
+    lines += [f"- Failed: {problem}" for problem in problems(run.samples, [s.name for s in run.subjects])]
     return [*lines, ""]
 
 
@@ -142,7 +143,9 @@ def _streams(run: Run) -> list[str]:
         if BURST.name not in points:
             continue
         burst, paced = points[BURST.name], points[PACED.name]
-        chunks = statistics.median(s.chunks / s.requests * s.rate for s in burst if s.requests)
+        if not all(s.requests for s in (*burst, *paced)):
+            continue  # said at the top: it failed, and has no numbers
+        chunks = statistics.median(s.chunks / s.requests * s.rate for s in burst)
         rows.append(
             (
                 f"**{subject.name}**" if subject.ours else subject.name,
@@ -180,11 +183,11 @@ def _cpuinfo() -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def problems(samples: Mapping[str, Mapping[str, Sequence[Sample]]]) -> list[str]:
-    """What a reader has to know: windows in which a subject failed, or answered nothing."""
+def problems(samples: Samples, names: Sequence[str]) -> list[str]:
+    """What a reader has to know: where one of these subjects failed, or answered nothing."""
     found = []
-    for name, points in samples.items():
-        for point, rounds in points.items():
+    for name in names:
+        for point, rounds in samples[name].items():
             errors, done = sum(s.errors for s in rounds), sum(s.requests for s in rounds)
             if errors or not done:
                 found.append(f"{name}, {point}: {errors} failed of {errors + done}")

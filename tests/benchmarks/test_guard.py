@@ -6,7 +6,6 @@ A bound is raised only with the reason in the same commit. The times are `python
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,21 +20,28 @@ _REQUESTS = 20
 
 
 async def calls_of(client: Client, *, only: str = "") -> float:
-    """Calls of Python and built-in functions a request, after the first requests have filled every cache."""
-    for _ in range(20):
-        assert await client.call() == 200
+    """Calls a request once the caches are full: of functions in files named like `only`, else of built-in ones too.
+
+    The least of several looks, since a look also sees what the gateway does beside requests.
+    """
+    for number in range(20):
+        assert await client.call(number) == 200
+    return min([await _look(client, only) for _ in range(4)])
+
+
+async def _look(client: Client, only: str) -> float:
     count = 0
 
     def seen(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal count
-        if event == "call" and only in frame.f_code.co_filename or event == "c_call" and not only:
+        if (event == "call" and only in frame.f_code.co_filename) or (event == "c_call" and not only):
             count += 1
 
     before = sys.getprofile()
     sys.setprofile(seen)
     try:
-        for _ in range(_REQUESTS):
-            await client.call()
+        for number in range(_REQUESTS):
+            await client.call(number)
     finally:
         sys.setprofile(before)
     return count / _REQUESTS
@@ -44,12 +50,13 @@ async def calls_of(client: Client, *, only: str = "") -> float:
 @pytest.mark.parametrize(
     ("stream", "bound"),
     [
-        pytest.param(False, 560, id="whole"),
-        pytest.param(True, 2_000, id="stream"),
+        pytest.param(False, 650, id="whole"),
+        pytest.param(True, 4_300, id="stream"),
     ],
 )
 async def test_a_request_makes_no_more_calls_than_recorded(tmp_path: Path, stream: bool, bound: int) -> None:
-    async with opened(tmp_path, tier=NO_QUOTA, edit=RATES, body=question(stream=stream)) as client:
+    # Two organisations, so that they come with tokens: a key is looked up again each second.
+    async with opened(tmp_path, tier=NO_QUOTA, edit=RATES, body=question(stream=stream), organizations=2) as client:
         calls = await calls_of(client)
     # The lower bound catches a count that no longer counts what it should.
     assert bound / 2 < calls <= bound, f"{calls:.0f} calls a request"
@@ -58,15 +65,14 @@ async def test_a_request_makes_no_more_calls_than_recorded(tmp_path: Path, strea
 @pytest.mark.parametrize("unwanted", ["logging/__init__.py", "pluggy/", "dynaconf/", "json/encoder.py"])
 async def test_a_request_never_passes(tmp_path: Path, unwanted: str) -> None:
     """What boot may use and a request may not: each costs more than all steps together."""
-    async with opened(tmp_path, tier=NO_QUOTA, edit=RATES) as client:
+    async with opened(tmp_path, tier=NO_QUOTA, edit=RATES, organizations=2) as client:
         assert await calls_of(client, only=unwanted) == 0
 
 
 async def test_organisations_cost_nothing(tmp_path: Path) -> None:
-    edit: Mapping[str, Any] = RATES
-    async with opened(tmp_path / "one", tier=NO_QUOTA, edit=edit, organizations=2) as client:
+    async with opened(tmp_path / "few", tier=NO_QUOTA, edit=RATES, organizations=2) as client:
         few = await calls_of(client)
-    async with opened(tmp_path / "many", tier=NO_QUOTA, edit=edit, organizations=500) as client:
+    async with opened(tmp_path / "many", tier=NO_QUOTA, edit=RATES, organizations=500) as client:
         for number in range(500):
             assert await client.call(number) == 200
         many = await calls_of(client)
@@ -77,8 +83,8 @@ async def test_durable_work_of_one_moment_shares_its_transaction(tmp_path: Path)
     """Sixty-four requests at once must not pay the database sixty-four times."""
     async with opened(tmp_path) as client:
         await client.cost(64, at_once=64)
-        batches = client.gateway.registry.get_sample_value
-        before = batches("accounts_batch_size_count") or 0.0
+        value = client.gateway.registry.get_sample_value
+        before = value("accounts_batch_size_count") or 0.0
         await client.cost(256, at_once=64)
-        transactions = (batches("accounts_batch_size_count") or 0.0) - before
+        transactions = (value("accounts_batch_size_count") or 0.0) - before
     assert 0 < transactions <= 256 * 2 / 8

@@ -76,7 +76,8 @@ async def test_two_processes_admit_exactly_the_limit(stores: Stores, config: dic
     for process in both:
         assert process.stdout is not None
         assert await process.stdout.readline() == b"ready\n"
-    told = [(await process.communicate(b"go\n"))[0].split() for process in both]
+    answers = await asyncio.gather(*(process.communicate(b"go\n") for process in both))
+    told = [answer.split() for answer, _ in answers]
     granted = [int(counts[0]) for counts in told]
     assert sum(granted) == 2500 and all(granted), granted
     assert sum(int(counts[1]) for counts in told) == 1500
@@ -196,8 +197,18 @@ async def test_a_commit_in_a_transaction_that_fails_charges_nothing(stores: Stor
     assert await columns(stores) == [(1, 0)]
 
 
+async def test_the_first_work_of_a_connection_is_in_its_transaction_too(config: dict[str, Any], tmp_path: Path) -> None:
+    async with Stores(tmp_path, config, {}).opened() as one, Stores(tmp_path, config, {}).opened() as fresh:
+        _, holds = await one.accounts.reserve("acme", [take(QUOTA)])
+        with pytest.raises(RuntimeError):
+            async with fresh.database.transaction("acme", operation="update", table="t") as connection:
+                await fresh.accounts.commit(holds, transaction=connection)
+                raise RuntimeError
+        assert await columns(one) == [(0, 1)]
+
+
 async def test_what_a_cancelled_caller_reserved_is_given_back(stores: Stores) -> None:
-    for delay in (0, 0.001, 0.003, 0.01):
+    for delay in (n * 0.0005 for n in range(30)):
         caller = asyncio.create_task(stores.accounts.reserve("acme", [take(QUOTA)]))
         await asyncio.sleep(delay)
         caller.cancel()

@@ -81,6 +81,13 @@ PLANTED = (
         _CONTRACT + "test_a_commit_in_a_transaction_that_fails_charges_nothing[postgresql]",
     ),
     Planted(
+        "the first work of a connection is outside its transaction",
+        f"{_ACCOUNTS}/driver.py",
+        "    engine.connect().close()\n    engine.dispose()\n    source.append(connection)",
+        "    source.append(connection)",
+        _CONTRACT + "test_the_first_work_of_a_connection_is_in_its_transaction_too[sqlite]",
+    ),
+    Planted(
         "the period is that of the replica's clock",
         f"{_ACCOUNTS}/ledger.py",
         "self.now = clock(self._connection) if found is None else found",
@@ -187,11 +194,11 @@ PLANTED = (
         "tests/plugins/test_charges.py::test_a_request_that_is_cancelled_twice_gives_back_what_it_held",
     ),
     Planted(
-        "a refused quota keeps the lease of its connection",
-        "core/openclaw_gateway/admission.py",
-        "        await receipt.void()\n        await receipt.release_leases()",
-        "        await receipt.void()",
-        "tests/plugins/test_charges.py::test_a_refused_quota_gives_back_the_lease_beside_it",
+        "the place of a connection is kept until it runs out",
+        "core/openclaw_gateway/runner.py",
+        "        await receipt.release_leases()",
+        "        receipt.balances.clear()",
+        "tests/plugins/test_charges.py::test_a_request_that_is_cancelled_twice_gives_back_what_it_held",
     ),
     Planted(
         "what comes at the edge of a window is counted twice over",

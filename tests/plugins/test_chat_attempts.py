@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter
 from upstreams import Pause, chunk
 
 from openclaw_gateway import loader
-from openclaw_gateway.api import ModelCall, ModelUse, UpstreamFailed
+from openclaw_gateway.api import MODEL_USE, ModelCall, ModelUse, UpstreamFailed
 from openclaw_gateway.errors import ConfigError
 from openclaw_gateway.testing import build, configuration
 from openclaw_plugins.chat.attempts import Attempts, Candidate, Measures, order_of
@@ -265,3 +265,23 @@ async def test_a_failure_is_no_way_to_a_model_that_the_tier_may_not_use(
 async def test_embeddings_fall_back_too() -> None:
     made = attempts(candidate("a", Scripted(fails())), candidate("b", Scripted(lambda: GOOD)))
     assert b'"b"' in await made.embed()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_a_call_came_to_is_a_fact_of_its_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    async with chat_gateway(tmp_path, monkeypatch) as kit, kit.client() as client:
+        options: Any = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        answer: Any = await client.chat.completions.create(
+            model="echo", messages=[{"role": "user", "content": "one two three"}], max_tokens=2, **options
+        )
+        if stream:
+            _ = [chunk async for chunk in answer]
+        for _ in range(200):
+            if kit.named.seen:
+                break
+            await asyncio.sleep(0.005)
+        use = kit.named.seen[-1][MODEL_USE]
+    assert (use.asked, use.answered, use.provider, use.attempts, use.streamed) == ("echo", "echo", "echo", 1, stream)
+    assert (use.prompt_tokens, use.completion_tokens, use.finish_reason) == (3, 2, "length")

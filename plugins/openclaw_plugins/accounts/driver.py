@@ -6,6 +6,7 @@ store, so here is the only place that knows the difference. It never begins or e
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -37,13 +38,17 @@ async def inside(connection: AsyncConnection, work: Callable[[Connection], T]) -
 
 
 def _opened(connection: Any) -> Connection:
-    # Autocommit says that this side leaves transactions alone: the pool's side has begun one and will end it.
+    source = [sqlite3.connect(":memory:")]
     engine = create_engine(
         "sqlite://",
-        creator=lambda: connection,
+        creator=lambda: source[-1],
         poolclass=StaticPool,
         pool_reset_on_return=None,
-        isolation_level="AUTOCOMMIT",
         hide_parameters=True,
     )
+    # SQLAlchemy's first look at a store ends with a rollback: ours has a transaction open, so it looks elsewhere.
+    engine.connect().close()
+    engine.dispose()
+    source.append(connection)
+    # Never committed, rolled back or closed from here: the pool's side has begun the transaction and will end it.
     return engine.connect()

@@ -103,6 +103,8 @@ class Cluster:
         self._lines: dict[Address, Line] = {}
         self._slots: list[Line | None] = [None] * _SLOTS
         self._reading: asyncio.Task[None] | None = None
+        #: whether something has happened since the map was read
+        self._unread = False
 
     def holding(self, slot: int) -> Line:
         line = self._slots[slot]
@@ -142,6 +144,7 @@ class Cluster:
         return line
 
     def _read_soon(self) -> None:
+        self._unread = True
         if self._reading is None:
             self._reading = asyncio.get_running_loop().create_task(self._read())
 
@@ -149,7 +152,8 @@ class Cluster:
         """Read the map until every slot has an owner that answers."""
         try:
             settled = False
-            while not settled:
+            while self._unread or not settled:
+                self._unread = False
                 settled = await self._read_once()
                 await asyncio.sleep(_REST)
         finally:

@@ -40,6 +40,7 @@ from openclaw_gateway.api import (
     needs,
 )
 from openclaw_plugins.sessions import cursors
+from openclaw_plugins.sessions.appends import Appends
 from openclaw_plugins.sessions.lookup import Lookup
 from openclaw_plugins.sessions.rows import belonging, bounded, clock, in_status, message, older, own, parsed, session
 from openclaw_plugins.sessions.search import Search
@@ -78,12 +79,14 @@ class SqlSessions:
         self._lookup = Lookup(self._database)
         self.search = Search(self._database, self._lookup).find
         self._accounts = host.get(config.accounts, Accounts)
-        self._created = Counter("sessions", "Sessions created", ("tier",), registry=host.registry)
-        self._lifetime = Histogram(
+        self._appends = Appends(self._database, self._accounts)
+        self._storing: set[asyncio.Task[Sequence[Message]]] = set()
+        self._created = host.metric(Counter, "sessions", "Sessions created", ("tier",))
+        self._lifetime = host.metric(
+            Histogram,
             "session_duration_seconds",
             "From creation to the end, by deletion or expiry",
             ("tier",),
-            registry=host.registry,
             buckets=(60, 300, 900, 3600, 4 * 3600, 12 * 3600, 86_400, 7 * 86_400, 30 * 86_400),
         )
         self._sweep = Sweep(
@@ -198,40 +201,12 @@ class SqlSessions:
     ) -> Sequence[Message]:
         """Store messages and commit `holds` with them; they are given back where nothing is stored.
 
-        The session's row numbers its messages: under its lock there is no gap and no second of a number.
+        It goes on where the caller leaves: what is on its way with others is not called back.
         """
-        async with self._settling(holds):
-            id = parsed(session_id)
-            async with self._write(organization, "insert", "openclaw_messages") as connection:
-                numbered = (
-                    update(table)
-                    .where(own(organization, id))
-                    .values(message_count=table.c.message_count + len(messages), updated_at=now())
-                    .returning(table.c.message_count, table.c.updated_at)
-                )
-                counted = (await connection.execute(numbered)).first()
-                if counted is not None:
-                    count, stored_at = counted
-                    first = count - len(messages) + 1
-                    rows = [
-                        {
-                            "message_id": str(uuid7()),
-                            "session_id": id,
-                            "organization_id": organization,
-                            "seq": first + i,
-                            "role": new.role,
-                            "content": new.content,
-                            "metadata": new.metadata,
-                            "timestamp": stored_at,
-                        }
-                        for i, new in enumerate(messages)
-                    ]
-                    if rows:
-                        await connection.execute(insert(messages_table), rows)
-                    await self._accounts.commit(holds, transaction=connection)
-            if counted is None:
-                raise await self._lookup.missing(id)
-        return [message(row) for row in rows]
+        storing = asyncio.create_task(self._stored(organization, session_id, messages, holds))
+        self._storing.add(storing)
+        storing.add_done_callback(self._storing.discard)
+        return await asyncio.shield(storing)
 
     async def messages(self, organization: str, session_id: str, *, limit: int, cursor: str | None) -> Page:
         id = parsed(session_id)
@@ -269,7 +244,22 @@ class SqlSessions:
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         async with self._sweep.running():
-            yield
+            try:
+                yield
+            finally:
+                while self._storing:
+                    await asyncio.wait(self._storing)
+                await self._appends.ended()
+
+    async def _stored(
+        self, organization: str, session_id: str, messages: Sequence[NewMessage], holds: Sequence[Hold]
+    ) -> Sequence[Message]:
+        async with self._settling(holds):
+            id = parsed(session_id)
+            rows = await self._appends.through(organization, id, messages, holds)
+            if rows is None:
+                raise await self._lookup.missing(id)
+        return [message(row) for row in rows]
 
     def _write(
         self, organization: str, operation: str, name: str = "openclaw_sessions"

@@ -28,9 +28,7 @@ class Sweep:
         self._lifetime = lifetime
         self._every = every
         self._keep_expired = timedelta(seconds=keep_expired)
-        self._active = Gauge(
-            "sessions_active", "Active sessions, as last counted in the store", ("tier",), registry=host.registry
-        )
+        self._active = host.metric(Gauge, "sessions_active", "Active sessions, as last counted in the store", ("tier",))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -113,7 +113,6 @@ class Calls:
             if error_type is not None:
                 self._errors.labels(target, "skill", error_type).inc()
 
-
     def malformed(self, target: str) -> SkillFailed:
         """Count an answer that cannot be read, and say so."""
         self._errors.labels(target, "skill", "malformed").inc()

@@ -1,0 +1,76 @@
+"""The limits of one route and tier, grouped by the account that counts them: made at boot, read at each admission.
+
+It says what is asked of whom, and asks nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from uuid_utils import uuid7
+
+from openclaw_gateway.capabilities import Accounts, Counters
+from openclaw_gateway.meters import Charge, Limit, Take
+
+if TYPE_CHECKING:
+    from openclaw_gateway.exchange import Exchange
+    from openclaw_gateway.facts import Principal
+
+
+class Plan:
+    """The limits of one route and tier, grouped by account; made at boot."""
+
+    __slots__ = ("durable", "fast", "limits")
+
+    def __init__(self, charges: Iterable[Charge]) -> None:
+        self.limits = tuple(charge.limit for charge in charges)
+        fast: dict[int, tuple[Counters, list[Limit]]] = {}
+        durable: dict[int, tuple[Accounts, list[Limit]]] = {}
+        for charge in charges:
+            account = charge.account
+            if isinstance(account, Counters):
+                fast.setdefault(id(account), (account, []))[1].append(charge.limit)
+            else:
+                durable.setdefault(id(account), (account, []))[1].append(charge.limit)
+        self.fast = tuple((account, Takes(limits)) for account, limits in fast.values())
+        self.durable = tuple((account, Takes(limits)) for account, limits in durable.values())
+
+
+class Takes:
+    """The takes of one account: built once where every subject is the organisation, else for each exchange."""
+
+    __slots__ = ("_limits", "_static")
+
+    def __init__(self, limits: Sequence[Limit]) -> None:
+        self._limits = tuple(limits)
+        plain = all(limit.scope == "organization" and limit.kind != "lease" for limit in limits)
+        self._static = tuple(Take(limit, "-") for limit in limits) if plain and not _of_session(limits) else None
+
+    def of(self, x: Exchange, principal: Principal, session: str | None, amount: int) -> Sequence[Take]:
+        if self._static is not None and amount == 1:
+            return self._static
+        takes = []
+        for limit in self._limits:
+            subject = _subject(limit, x, principal, session)
+            if subject is not None:
+                lease = uuid7().hex if limit.kind == "lease" else None
+                takes.append(Take(limit, subject, amount, lease))
+        return takes
+
+
+def _of_session(limits: Iterable[Limit]) -> bool:
+    return any(limit.scope == "session" or limit.period == "session" for limit in limits)
+
+
+def _subject(limit: Limit, x: Exchange, principal: Principal, session: str | None) -> str | None:
+    """Name who a limit counts; None where the exchange does not say, so that the limit does not apply."""
+    if limit.scope == "session" or (limit.kind == "quota" and limit.period == "session"):
+        return session
+    if limit.scope == "organization":
+        return "-"
+    if limit.scope == "user":
+        return principal.user
+    if limit.scope == "api_key":
+        return principal.credential if principal.method == "api_key" else None
+    return x.client or None

@@ -1,0 +1,184 @@
+"""Stores messages so that appends of one moment share a commit; each is acknowledged after it, and fails alone.
+
+Each organisation has a lane of its own: one transaction at a time, with everything that came while the last one ran.
+So a burst of one organisation takes one connection, and no transaction ever sees two of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+from uuid_utils import uuid7
+
+from openclaw_gateway.api import Accounts, Database, GatewayError, Hold, NewMessage, StoreBusy, StoreUnavailable
+from openclaw_plugins.sessions.rows import alive
+from openclaw_plugins.sessions.tables import messages as messages_table
+from openclaw_plugins.sessions.tables import now
+from openclaw_plugins.sessions.tables import sessions as table
+
+#: appends of one transaction at most
+_BATCH = 128
+
+#: Sessions are locked in the order of their ids, which is the same for every replica: no deadlock.
+_LOCK = (
+    select(table.c.session_id, table.c.message_count, now().label("stored_at"))
+    .where(
+        table.c.organization_id == bindparam("organization"),
+        table.c.session_id.in_(bindparam("ids", expanding=True)),
+        alive(),
+    )
+    .order_by(table.c.session_id)
+    .with_for_update()
+)
+_COUNT = (
+    update(table)
+    .where(table.c.session_id == bindparam("id"), table.c.organization_id == bindparam("organization"))
+    .values(message_count=bindparam("count"), updated_at=now())
+)
+_INSERT = insert(messages_table)
+
+Rows = list[dict[str, Any]]
+
+
+class Append:
+    """Messages on their way into one session; `rows` is the answer, None where the session is not there."""
+
+    __slots__ = ("done", "holds", "id", "messages", "rows")
+
+    def __init__(self, id: str, messages: Sequence[NewMessage], holds: Sequence[Hold]) -> None:
+        self.id = id
+        self.messages = messages
+        self.holds = holds
+        self.rows: Rows | None = None
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def end(self, error: BaseException | None = None) -> None:
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
+
+
+class Appends:
+    """The lanes by which messages are stored."""
+
+    def __init__(self, database: Database, accounts: Accounts) -> None:
+        self._database = database
+        self._accounts = accounts
+        #: by organisation, for as long as its lane is moving
+        self._waiting: dict[str, list[Append]] = {}
+        self._lanes: set[asyncio.Task[None]] = set()
+
+    async def through(
+        self, organization: str, id: str, messages: Sequence[NewMessage], holds: Sequence[Hold]
+    ) -> Rows | None:
+        """Store messages and commit `holds` with them; return the rows, None where there is no such session."""
+        append = Append(id, messages, holds)
+        waiting = self._waiting.get(organization)
+        if waiting is not None:
+            waiting.append(append)
+        else:
+            self._waiting[organization] = [append]
+            lane = asyncio.create_task(self._flush(organization))
+            self._lanes.add(lane)
+            lane.add_done_callback(self._lanes.discard)
+        await append.done
+        return append.rows
+
+    async def ended(self) -> None:
+        """Wait until nothing is on its way."""
+        while self._lanes:
+            await asyncio.wait(self._lanes)
+
+    async def _flush(self, organization: str) -> None:
+        waiting = self._waiting[organization]
+        try:
+            while waiting:
+                batch = waiting[:_BATCH]
+                del waiting[:_BATCH]
+                await self._store(organization, batch)
+        finally:
+            del self._waiting[organization]
+            for append in waiting:
+                append.end(StoreUnavailable("database", "closed"))
+
+    async def _store(self, organization: str, batch: Sequence[Append]) -> None:
+        locked: set[str] = set()
+        try:
+            if await self._attempt(organization, batch) or len(batch) == 1:
+                return
+            # One of them cannot be stored, or its session is locked: that one fails, the others do not.
+            for append in batch:
+                if append.id in locked:
+                    append.end(StoreBusy("database", "the rows are locked by other work"))
+                elif not await self._attempt(organization, [append]) and isinstance(append.done.exception(), StoreBusy):
+                    locked.add(append.id)
+        except BaseException as error:
+            for append in batch:
+                append.end(error)
+            raise
+
+    async def _attempt(self, organization: str, batch: Sequence[Append]) -> bool:
+        """Store all of them in one transaction; where that fails for more than one, say so and end none."""
+        connected = False
+        try:
+            async with self._database.transaction(
+                organization, operation="insert", table="openclaw_messages"
+            ) as connection:
+                connected = True
+                stored = await self._write(connection, organization, batch)
+        except GatewayError as error:
+            alone = not isinstance(error, StoreUnavailable) or (connected and isinstance(error, StoreBusy))
+            if alone and len(batch) > 1:
+                return False
+            for append in batch:
+                append.end(error)
+            return not alone
+        for append, rows in zip(batch, stored, strict=True):
+            append.rows = rows
+            append.end()
+        return True
+
+    async def _write(
+        self, connection: AsyncConnection, organization: str, batch: Sequence[Append]
+    ) -> Sequence[Rows | None]:
+        """The session's row numbers its messages: under its lock there is no gap and no second of a number."""
+        ids = {append.id for append in batch}
+        locked = (await connection.execute(_LOCK, {"organization": organization, "ids": sorted(ids)})).all()
+        counts = {id: count for id, count, _ in locked}
+        stored: list[Rows | None] = []
+        for append in batch:
+            count = counts.get(append.id)
+            if count is None:
+                stored.append(None)
+                continue
+            stored.append(
+                [
+                    {
+                        "message_id": str(uuid7()),
+                        "session_id": append.id,
+                        "organization_id": organization,
+                        "seq": seq,
+                        "role": new.role,
+                        "content": new.content,
+                        "metadata": new.metadata,
+                        "timestamp": locked[0].stored_at,
+                    }
+                    for seq, new in enumerate(append.messages, count + 1)
+                ]
+            )
+            counts[append.id] = count + len(append.messages)
+        if new_rows := [row for rows in stored if rows for row in rows]:
+            await connection.execute(_INSERT, new_rows)
+        if counts:
+            changes = [{"id": id, "organization": organization, "count": count} for id, count in counts.items()]
+            await connection.execute(_COUNT, changes)
+        there = [append for append, rows in zip(batch, stored, strict=True) if rows is not None]
+        await self._accounts.commit([hold for append in there for hold in append.holds], transaction=connection)
+        return stored

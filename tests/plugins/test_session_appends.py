@@ -1,0 +1,165 @@
+"""Appends share commits: what that gains, and that none of them pays for another."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from servers import Postgres
+from sqlalchemy import text
+
+from openclaw_gateway.api import Host, Limit, NewMessage, Principal, Refused, Secret, StoreBusy, SystemClock, Take
+from openclaw_gateway.config.document import Document, GatewaySettings
+from openclaw_plugins.accounts.sql import SqlAccounts
+from openclaw_plugins.database.pool import SqlDatabase
+from openclaw_plugins.sessions.appends import Append
+from openclaw_plugins.sessions.sql import SqlSessions
+
+MESSAGES = Limit(name="quota.messages", meter="messages", kind="quota", limit=100_000)
+
+
+class Store:
+    """A session store with what it stands on."""
+
+    def __init__(self, folder: Path, **config: Any) -> None:
+        self.registry = CollectorRegistry()
+        self._instances: dict[str, Any] = {}
+        self._folder = folder
+        if "url" in config:
+            config["url"] = Secret(config["url"])
+        self.database = SqlDatabase(SqlDatabase.Config(auto_upgrade=True, **config), self._host("database"))
+        self._instances["database"] = self.database
+        self.accounts = SqlAccounts(SqlAccounts.Config(), self._host("accounts"))
+        self._instances["accounts"] = self.accounts
+        self.sessions = SqlSessions(SqlSessions.Config(), self._host("sessions"))
+
+    def transactions(self) -> float:
+        labels = {"operation": "insert", "table": "openclaw_messages"}
+        return self.registry.get_sample_value("database_query_duration_seconds_count", labels) or 0
+
+    async def session(self, organization: str = "acme") -> str:
+        who = Principal(organization=organization, user="ada", tier="teams", method="api_key", credential="k")
+        made = await self.sessions.create(who, tier="teams", metadata={}, ttl=None, holds=())
+        return made.session_id
+
+    async def say(self, id: str, content: Any, organization: str = "acme", holds: Any = ()) -> None:
+        await self.sessions.append(organization, id, [NewMessage(role="user", content=content)], holds=holds)
+
+    def _host(self, id: str) -> Host:
+        return Host(
+            id,
+            document=Document(gateway=GatewaySettings(pipeline=())),
+            config_dir=self._folder,
+            tiers={},
+            instances=self._instances,
+            registry=self.registry,
+            metrics={},
+            clock=SystemClock(),
+        )
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    config = {"url": request.getfixturevalue("postgres_url")} if request.param == "postgresql" else {}
+    made = Store(tmp_path, lock_timeout=0.5, **config)
+    async with made.database.lifespan(), made.accounts.lifespan(), made.sessions.lifespan():
+        yield made
+
+
+async def test_appends_of_one_moment_share_transactions_and_keep_their_order(store: Store) -> None:
+    ids = [await store.session() for _ in range(8)]
+    await asyncio.gather(*(store.say(ids[i % 8], i) for i in range(200)))
+    assert store.transactions() <= 5
+    for place, id in enumerate(ids):
+        kept = await store.sessions.history("acme", id, limit=200)
+        assert [message.content for message in kept] == list(range(place, 200, 8))
+
+
+async def test_one_that_cannot_be_stored_fails_alone_and_is_not_charged(store: Store) -> None:
+    ids = [await store.session() for _ in range(3)]
+    holds = []
+    for _ in range(9):
+        _, held = await store.accounts.reserve("acme", [Take(MESSAGES, "-")])
+        holds.append(held)
+    said: list[Any] = ["a", "lone \ud800", "b", "c", "\ud800", "d", "e"]
+    wanted = [*(store.say(ids[i % 3], content, holds=holds[i]) for i, content in enumerate(said))]
+    unknown = store.say("0190b0e0-0000-7000-8000-000000000000", "x", holds=holds[7])
+    foreign = await store.session("other")
+    ends = await asyncio.gather(*wanted, unknown, store.say(foreign, "x", holds=holds[8]), return_exceptions=True)
+    statuses = [end.refusal.status if isinstance(end, Refused) else end for end in ends]
+    assert statuses == [None, 400, None, None, 400, None, None, 404, 403]
+    kept = [message.content for id in ids for message in await store.sessions.history("acme", id, limit=9)]
+    assert sorted(kept) == ["a", "b", "c", "d", "e"]
+    (balance,) = await store.accounts.peek("acme", [Take(MESSAGES, "-")])
+    assert balance.used == 5
+
+
+async def test_who_leaves_does_not_stop_what_is_on_its_way(store: Store) -> None:
+    id = await store.session()
+    _, held = await store.accounts.reserve("acme", [Take(MESSAGES, "-")])
+    leaving = asyncio.create_task(store.say(id, "left", holds=held))
+    staying = asyncio.create_task(store.say(id, "stayed"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await staying
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    kept = [message.content for message in await store.sessions.history("acme", id, limit=9)]
+    (balance,) = await store.accounts.peek("acme", [Take(MESSAGES, "-")])
+    assert (kept, balance.used) == (["left", "stayed"], 1)
+
+
+async def test_a_session_that_other_work_has_locked_holds_up_no_other(postgres_url: str, tmp_path: Path) -> None:
+    store = Store(tmp_path, url=postgres_url, lock_timeout=0.3)
+    async with store.database.lifespan(), store.accounts.lifespan(), store.sessions.lifespan():
+        locked, free = await store.session(), await store.session()
+        async with store.database.transaction("acme", operation="update", table="t") as connection:
+            await connection.execute(
+                text("SELECT 1 FROM openclaw_sessions WHERE session_id = :id FOR UPDATE"), {"id": locked}
+            )
+            started = time.monotonic()
+            ends = await asyncio.gather(
+                *(store.say(locked if i % 2 else free, i) for i in range(40)), return_exceptions=True
+            )
+            took = time.monotonic() - started
+        assert [isinstance(end, StoreBusy) for end in ends] == [bool(i % 2) for i in range(40)]
+        assert [end for end in ends[::2] if end is not None] == []
+        # the lock's time-out once for all of them and once for one alone, not once each
+        assert took < 5
+        assert len(await store.sessions.history("acme", free, limit=99)) == 20
+
+
+async def test_sharing_a_commit_is_several_times_as_fast_as_one_each(
+    postgres: Postgres, tmp_path: Path, record_property: Any
+) -> None:
+    name = postgres.create()
+    store = Store(tmp_path, url=postgres.url(name), pool_timeout=30.0, statement_timeout=60.0)
+    async with store.database.lifespan(), store.accounts.lifespan(), store.sessions.lifespan():
+        ids = [await store.session() for _ in range(64)]
+        alone = await rate(ids, 6, lambda session: one_each(store, session))
+        shared = await rate(ids, 24, lambda session: store.say(session, "x" * 200))
+    postgres.drop(name)
+    record_property("times", round(shared / alone, 1))
+    assert shared > 2 * alone, f"{alone:.0f}/s with a transaction each, {shared:.0f}/s shared"
+
+
+async def one_each(store: Store, id: str) -> None:
+    append = Append(id, [NewMessage(role="user", content="x" * 200)], ())
+    assert await store.sessions._appends._attempt("acme", [append])
+
+
+async def rate(ids: list[str], rounds: int, work: Any) -> float:
+    """Messages a second of as many writers at once as there are ids."""
+
+    async def writer(id: str) -> None:
+        for _ in range(rounds):
+            await work(id)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(writer(id) for id in ids))
+    return len(ids) * rounds / (time.perf_counter() - started)
