@@ -86,6 +86,7 @@ from openclaw_gateway.skills import (
     SkillSource,
     as_text,
 )
+from openclaw_gateway.spans import end_span, start_span, trace_headers
 from openclaw_gateway.tiers import Tier
 
 __all__ = [
@@ -188,13 +189,16 @@ __all__ = [
     "conflict",
     "declared",
     "decode",
+    "end_span",
     "forbidden",
     "hookimpl",
     "internal_error",
     "needs",
     "not_found",
     "read_body",
+    "start_span",
     "storable",
+    "trace_headers",
     "unauthorized",
     "unavailable",
 ]

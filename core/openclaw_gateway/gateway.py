@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pluggy
-from litestar import Litestar, Request
-from litestar import Response as LitestarResponse
+from litestar import Litestar
 from prometheus_client import CollectorRegistry
 
 from openclaw_gateway import __version__, hooks
@@ -24,7 +23,7 @@ from openclaw_gateway.config.document import StepSettings
 from openclaw_gateway.config.layers import Layers, TomlFile
 from openclaw_gateway.config.problems import Problem
 from openclaw_gateway.errors import ConfigError, StartFailed
-from openclaw_gateway.facts import PRINCIPAL, REQUEST_ID, Principal
+from openclaw_gateway.facts import PRINCIPAL, Principal
 from openclaw_gateway.hooks import HealthCheck
 from openclaw_gateway.host import Host
 from openclaw_gateway.loader import Loaded, load
@@ -37,7 +36,7 @@ from openclaw_gateway.pipeline import (
     misfits,
     plans_by_meter,
 )
-from openclaw_gateway.response import log_fault, refusal_of
+from openclaw_gateway.response import render_error
 from openclaw_gateway.routes import Route, bound_routes
 from openclaw_gateway.runner import Runner, stage_seconds
 from openclaw_gateway.structs import Finding
@@ -85,7 +84,7 @@ class Gateway:
             openapi_config=None,
             logging_config=None,
             request_max_body_size=None,
-            exception_handlers={Exception: _render},
+            exception_handlers={Exception: render_error},
         )
         self.routes, self.proofs, self.runner = self._compile()
         self.health_checks: list[HealthCheck] = [c for found in self._each("health") for c in found]
@@ -300,18 +299,3 @@ class Gateway:
         found = [*problems, *(Problem.of(finding, self.layers.origin) for finding in findings)]
         if found:
             raise ConfigError(found)
-
-
-def _render(request: Request[Any, Any, Any], error: Exception) -> LitestarResponse[bytes]:
-    """Turn what a handler raised into the one error body; called by Litestar before a response has started."""
-    x = request.scope["exchange"]  # type: ignore[typeddict-item]
-    refusal = refusal_of(error)
-    x.refusal = refusal
-    x.outcome.error_code = refusal.code
-    if refusal.status >= 500:
-        x.outcome.error = error
-        if refusal.status == 500:
-            log_fault(x, error)
-    headers, body = refusal.render(x.path, x.get(REQUEST_ID), x.route.route.surface)
-    given = {name.decode(): value.decode() for name, value in headers if name != b"content-length"}
-    return LitestarResponse(body, status_code=refusal.status, headers=given, media_type=given.pop("content-type"))

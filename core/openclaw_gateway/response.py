@@ -6,8 +6,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from litestar import Request
+from litestar import Response as LitestarResponse
 from litestar.exceptions import HTTPException
 
+from openclaw_gateway.decoding import Disconnected
 from openclaw_gateway.errors import Refused, StoreUnavailable, UpstreamFailed
 from openclaw_gateway.exchange import Exchange, Reply, ResponseHead
 from openclaw_gateway.facts import REQUEST_ID
@@ -152,6 +155,8 @@ def refusal_of(error: BaseException) -> Refusal:
     """Say what a client may know of an exception."""
     if isinstance(error, Refused):
         return error.refusal
+    if isinstance(error, Disconnected):
+        return bad_request("the request was not whole")
     if isinstance(error, StoreUnavailable):
         return unavailable(f"the {error.store} does not answer; try again shortly")
     if isinstance(error, UpstreamFailed):
@@ -170,6 +175,22 @@ def refusal_of(error: BaseException) -> Refusal:
             param, message = _first_problem(error)
             return bad_request(message, param=param)
     return internal_error()
+
+
+def render_error(request: Request[Any, Any, Any], error: Exception) -> LitestarResponse[bytes]:
+    """Turn what a handler raised into the one error body; called by Litestar before a response has started."""
+    scope: Any = request.scope
+    x: Exchange = scope["exchange"]
+    if isinstance(error, Disconnected):
+        x.outcome.disconnected = True  # nobody is there to read what we answer
+    refusal = noted(x, refusal_of(error))
+    if refusal.status >= 500:
+        x.outcome.error = error
+        if refusal.status == 500:
+            log_fault(x, error)
+    headers, body = refusal.render(x.path, x.get(REQUEST_ID), x.route.route.surface)
+    given = {name.decode(): value.decode() for name, value in headers if name != b"content-length"}
+    return LitestarResponse(body, status_code=refusal.status, headers=given, media_type=given.pop("content-type"))
 
 
 def log_fault(x: Exchange, error: BaseException) -> None:

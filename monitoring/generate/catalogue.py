@@ -35,9 +35,7 @@ def _metric(type: str, *labels: str) -> Metric:
 
 #: Metrics that the contract names and whose call sites do not exist yet. The one list of them: what is here may be
 #: asked for, and what is here and written too is an error, so that the list can only shrink.
-AWAITED: Mapping[str, Metric] = {
-    "database_connections_limit": _metric("gauge", "pool"),
-}
+AWAITED: Mapping[str, Metric] = {}
 
 #: Metrics of other programs, each with the one that writes it.
 EXTERNAL: Mapping[str, tuple[str, Metric]] = {

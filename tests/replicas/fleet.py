@@ -95,6 +95,7 @@ class Fleet:
             "plugins.events.use": "events.redis",
             "plugins.ws_tickets.redis": "redis",
             "plugins.access_log.level": "error",
+            "plugins.chat.history": 0,  # the model echoes what it sees: only what was said
             "gateway.drain_timeout": "10s",
         }
         self.config = configuration(folder, edit=edit, tiers={"t": TIER})

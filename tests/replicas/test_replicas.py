@@ -290,7 +290,6 @@ def whole(client: Client) -> None:
     """Its events are without a hole, and none came twice."""
     numbers = [event["seq"] for event in client.events]
     holes = [(a, b) for a, b in zip(numbers, numbers[1:], strict=False) if b != a + 1]
-    print("ALL", len(client.events), numbers[0]) if holes else None
     assert holes == [], (holes, client.errors, client.ends)
     assert [error for error in client.errors if error["code"] == "RESUME_UNAVAILABLE"] == []
 

@@ -22,6 +22,7 @@ from sqlalchemy.pool import QueuePool
 from openclaw_gateway.api import (
     Duration,
     Fact,
+    GatewayError,
     HealthCheck,
     Host,
     PluginConfig,
@@ -34,6 +35,7 @@ from openclaw_gateway.api import (
 from openclaw_plugins.database import schema
 from openclaw_plugins.database.engines import Options, Pools, location, open_pools
 from openclaw_plugins.database.faults import kind_of, translated
+from openclaw_plugins.database.retention import drop_past
 from openclaw_plugins.database.schema import SchemaState
 
 _TENANT = text("SELECT set_config('app.organization', :organization, true), set_config('app.system', :system, true)")
@@ -83,22 +85,31 @@ class SqlDatabase:
             ),
         ] = None
 
+        retention: Annotated[
+            Duration | None,
+            Meta(
+                description="PostgreSQL: how long messages are kept; a month is dropped when all of it is older. "
+                "By default they are kept as long as their session. It needs a user that owns the tables."
+            ),
+        ] = None
+
     def __init__(self, config: Config, host: Host) -> None:
         self._config = config
         self._host = host
         self._url = location(config.url.reveal() if config.url else None, host.data_dir / "gateway.db")
         self._pools: Pools | None = None
-        self._duration = Histogram(
+        self._duration = host.metric(
+            Histogram,
             "database_query_duration_seconds",
             "From the wait for a connection to the end of the transaction",
             ("operation", "table"),
-            registry=host.registry,
             buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
         )
-        self._errors = Counter(
-            "database_errors", "Transactions that failed", ("operation", "error_type"), registry=host.registry
+        self._errors = host.metric(Counter, "database_errors", "Transactions that failed", ("operation", "error_type"))
+        self._active = host.metric(Gauge, "database_connections_active", "Connections in use", ("pool",))
+        self._limit = Gauge(
+            "database_connections_limit", "Connections that a pool may open", ("pool",), registry=host.registry
         )
-        self._active = Gauge("database_connections_active", "Connections in use", ("pool",), registry=host.registry)
 
     @property
     def dialect(self) -> str:
@@ -143,6 +154,7 @@ class SqlDatabase:
             pool = engine.sync_engine.pool
             if isinstance(pool, QueuePool):
                 self._active.labels(name).set_function(pool.checkedout)
+                self._limit.labels(name).set(pool.size())
         try:
             await self._settle_schema()
             keeper = asyncio.create_task(self._keep_partitions()) if self.shared else None
@@ -199,6 +211,17 @@ class SqlDatabase:
         """Bring the schema to the newest revision; several processes may ask for it at once."""
         async with self.owner() as connection:
             await schema.upgrade(connection, self.migration_folders(), self._config.application_role)
+
+    async def drop_past(self) -> list[str]:
+        """Drop the messages that `retention` is over for, by month; return the partitions that are gone."""
+        if not self.shared or self._config.retention is None:
+            return []
+        pools = open_pools(self._url, self._options(owner=True))
+        try:
+            return await drop_past(pools.maintenance, self._config.retention, self._host.logger)
+        finally:
+            for _, engine in pools.named():
+                await engine.dispose()
 
     async def schema_state(self) -> SchemaState:
         """Say where the schema stands, for the commands."""
@@ -264,11 +287,12 @@ class SqlDatabase:
 
     async def _keep_partitions(self) -> None:
         while True:
-            await asyncio.sleep(_PARTITION_INTERVAL)
             try:
                 await self._ensure_partitions()
-            except StoreUnavailable as error:
-                self._host.logger.warning("message partitions could not be created", exc_info=error)
+                await self.drop_past()
+            except GatewayError as error:
+                self._host.logger.warning("message partitions could not be looked after", exc_info=error)
+            await asyncio.sleep(_PARTITION_INTERVAL)
 
     async def _probe(self) -> Mapping[str, Any]:
         pools = self._pools

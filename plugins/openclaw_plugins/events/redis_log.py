@@ -98,7 +98,6 @@ class Listener:
             return []
         events = [Event(seq, type, numbered(body, seq)) for seq, type, body in entries if seq <= self.head]
         # Numbers are given without a gap: all are there if they are as many.
-        if len(events) != self.head - after: print("DBG", after, self.head, head, [e.seq-after for e in events], [(e[0]-after, e[2][:300], e[2][-300:]) for e in (await self._bus.look(self._log, after-3000))[1]], file=open("/tmp/w/dbg","a"))
         whole = len(events) == self.head - after and all(event.type != EVENTS_LOST for event in events)
         return events if whole else None
 

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from openclaw_gateway.api import Host, ModelCall, UpstreamFailed
+from openclaw_gateway.api import Host, ModelCall, UpstreamFailed, trace_headers
 from openclaw_plugins.providers.measures import upstream_measures
 from openclaw_plugins.providers.progress import Times
+from openclaw_plugins.providers.spans import upstream_span
 from openclaw_plugins.providers.sse import Event, EventReader, EventTooLong
 from openclaw_plugins.providers.upstream_errors import broken, refused, timed_out
 
@@ -123,7 +124,15 @@ class Upstream:
     async def _exchange(
         self, path: str, operation: str, call: ModelCall, body: bytes | None
     ) -> AsyncIterator[tuple[ClientResponse, Times]]:
-        """Send the call; yield the answer once its status is good."""
+        """Send the call, as one span of the caller's trace; yield the answer once its status is good."""
+        with upstream_span(call, self._id, operation, self._url) as span:
+            async with self._sent(path, operation, call, body, trace_headers(span)) as answer:
+                yield answer
+
+    @asynccontextmanager
+    async def _sent(
+        self, path: str, operation: str, call: ModelCall, body: bytes | None, traced: Mapping[str, str]
+    ) -> AsyncIterator[tuple[ClientResponse, Times]]:
         import aiohttp
 
         started = time.perf_counter()
@@ -134,7 +143,7 @@ class Upstream:
                 response = await self._client.post(
                     f"{self._url}/{path}",
                     data=call.body if body is None else body,
-                    headers=_headers_of(call),
+                    headers={**_headers_of(call), **traced},
                     allow_redirects=False,
                     timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout(call)),
                 )

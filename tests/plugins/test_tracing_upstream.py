@@ -1,0 +1,70 @@
+"""A call of a model is a span of its caller's trace, which the upstream can join; a failed one says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import aiohttp
+from servers import free_port
+from upstreams import Cut, chunk, event, scripted
+
+from openclaw_gateway.testing import build, configuration, serving
+
+from .test_tracing import SAMPLED, TRACE, attributes, development_key, receiving
+
+PIPELINE = ("request_id", "tracing", "metrics", "auth", "tier", "ratelimit", "quota", "concurrency")
+
+
+async def test_an_upstream_call_is_a_child_with_genai_attributes(tmp_path: Path) -> None:
+    port = free_port()
+    async with receiving(port) as received, scripted() as upstream:
+        upstream.script = lambda r: (
+            (Cut,)
+            if r.json["model"] == "gone"
+            else (
+                *(event(chunk(word)) for word in ["a", "b", "c", "d"]),
+                event(chunk(finish="stop")),
+                event(b"[DONE]"),
+            )
+        )
+        gateway = build(
+            configuration(
+                tmp_path,
+                edit={
+                    "gateway.pipeline": [
+                        "request_id",
+                        "tracing",
+                        "metrics",
+                        "auth",
+                        "tier",
+                        "ratelimit",
+                        "quota",
+                        "concurrency",
+                    ],
+                    "plugins.tracing": {"endpoint": f"http://127.0.0.1:{port}"},
+                    "plugins.access_log": None,
+                    "plugins.up": {"use": "providers.openai", "url": upstream.url},
+                    "models.good": {"provider": "up", "name": "vendor-small", "retries": 0},
+                    "models.gone": {"provider": "up", "retries": 0},
+                },
+            )
+        )
+        async with serving(gateway) as url, aiohttp.ClientSession(url) as client:
+            headers = {"X-API-Key": await development_key(gateway), "traceparent": SAMPLED}
+            for model, status in (("good", 200), ("gone", 502)):
+                body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "hush"}]}
+                async with client.post("/v1/chat/completions", json=body, headers=headers) as response:
+                    await response.read()
+                    assert response.status == status
+        (good,) = await received.named("chat vendor-small")
+        (gone,) = await received.named("chat gone")
+        servers = await received.named("POST /v1/chat/completions", 2)
+    said = attributes(good)
+    assert said["gen_ai.operation.name"] == "chat"
+    assert (said["gen_ai.provider.name"], said["gen_ai.request.model"]) == ("up", "vendor-small")
+    assert good.kind == 3 and good.trace_id.hex() == TRACE
+    assert {good.parent_span_id, gone.parent_span_id} == {server.span_id for server in servers}
+    assert upstream.received[0].headers["traceparent"].startswith(f"00-{TRACE}-{good.span_id.hex()}-")
+    assert (attributes(gone)["error.type"], gone.status.code) == ("upstream_error", 2)
+    assert len(received.spans) == 4, "two exchanges, two calls, no span a chunk"
+    assert "hush" not in str(received.spans)
