@@ -4,30 +4,30 @@ from openclaw_gateway.accounting import ChargeReferences, QuotaEvent, Standing, 
 from openclaw_gateway.api_keys import AuditEntry, By, IssuedKey, KeyRecord, KeyStore, NotGrantable, UnknownKey
 from openclaw_gateway.assets import asset
 from openclaw_gateway.capabilities import (
-    EVENTS_LOST,
     Accounts,
     Authenticator,
-    Conversation,
     Counters,
     Database,
+    Hold,
+    Revocations,
+)
+from openclaw_gateway.clock import Clock, SystemClock
+from openclaw_gateway.config.document import DeclaredSkill, PluginConfig, needs
+from openclaw_gateway.config.units import Duration, Secret, Size
+from openclaw_gateway.conversations import (
+    EVENTS_LOST,
+    Conversation,
     Event,
     EventBus,
-    Hold,
     Message,
-    ModelCall,
-    ModelProvider,
     NewMessage,
     Page,
-    Revocations,
     RunningTurn,
     Session,
     SessionStore,
     Subscription,
     TurnEnd,
 )
-from openclaw_gateway.clock import Clock, SystemClock
-from openclaw_gateway.config.document import DeclaredSkill, PluginConfig, needs
-from openclaw_gateway.config.units import Duration, Secret, Size
 from openclaw_gateway.decoding import Disconnected, decode, read_body, storable
 from openclaw_gateway.errors import (
     GatewayError,
@@ -57,7 +57,7 @@ from openclaw_gateway.meters import (
     Meter,
     Take,
 )
-from openclaw_gateway.models import MODEL_USE, ModelUse
+from openclaw_gateway.models import MODEL_USE, ModelCall, ModelProvider, ModelUse
 from openclaw_gateway.redis import Feed, Prepared, Redis
 from openclaw_gateway.refusals import (
     Refusal,

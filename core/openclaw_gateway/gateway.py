@@ -35,10 +35,11 @@ from openclaw_gateway.pipeline import (
     known_meters,
     misfits,
     plans_by_meter,
+    stage_seconds,
 )
 from openclaw_gateway.response import render_error
 from openclaw_gateway.routes import Route, bound_routes
-from openclaw_gateway.runner import Runner, stage_seconds
+from openclaw_gateway.runner import Runner
 from openclaw_gateway.structs import Finding
 from openclaw_gateway.tiers import idle_limits
 
@@ -135,10 +136,6 @@ class Gateway:
     def plugin(self, id: str) -> Any:
         """Return the plugin instance of this id."""
         return self.instances[id]
-
-    def satisfying(self, kind: type[T]) -> T | None:
-        """Return the first plugin that is of this class or satisfies this Protocol."""
-        return next((p for p in self.instances.values() if isinstance(p, kind)), None)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -5,22 +5,22 @@ Nothing is skipped: whatever is wrong, in any file, is collected and refused tog
 
 from __future__ import annotations
 
-import inspect
-import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, get_args
 
 import msgspec
 
 from openclaw_gateway.config.document import DeclaredSkill, Document, Model
 from openclaw_gateway.config.layers import FromEnvironment, Layers
 from openclaw_gateway.config.problems import Problem
-from openclaw_gateway.config.units import Duration, Secret, Size, decoder
+from openclaw_gateway.config.settle import settled
+from openclaw_gateway.config.units import Secret, decoder
 from openclaw_gateway.facts import PRINCIPAL, TIER
 from openclaw_gateway.pipeline import misordered
-from openclaw_gateway.structs import Finding, collect, nearest
+from openclaw_gateway.references import capabilities_of, lacking, located
+from openclaw_gateway.structs import Finding, bare, collect, nearest
 from openclaw_gateway.tiers import Tier, TierFiles
 
 GROUP = "openclaw.plugins"
@@ -71,7 +71,7 @@ class _Load:
     def run(self) -> tuple[Loaded | None, list[Problem]]:
         if self.layers.file.problems:
             return None, self.problems
-        tree = _settled(self.layers.tree, Document)
+        tree = settled(self.layers.tree, Document)
         self.report(collect(tree, Document, dec_hook=self.dec_hook))
         plugins = tree.get("plugins") if isinstance(tree.get("plugins"), dict) else {}
         gateway = tree.get("gateway") if isinstance(tree.get("gateway"), dict) else {}
@@ -115,13 +115,13 @@ class _Load:
             config_type = getattr(cls, "Config", None)
             config = None
             if config_type is not None:
-                table = _settled(table, config_type)
+                table = settled(table, config_type)
                 try:
                     findings = collect(table, config_type, path=("plugins", id), dec_hook=self.dec_hook)
                 except TypeError as error:
                     self.report([Finding(("plugins", id), f"the plugin's Config is not usable: {error}")])
                     continue
-                secret = {f.name for f in msgspec.structs.fields(config_type) if _names(f.type, Secret)}
+                secret = {f.name for f in msgspec.structs.fields(config_type) if _mentions(f.type, Secret)}
                 self.report(
                     msgspec.structs.replace(f, found=None) if set(map(str, f.keys)) & secret else f for f in findings
                 )
@@ -131,7 +131,7 @@ class _Load:
                 self.report(
                     [Finding(("plugins", id, key), "unknown key: this plugin has no settings") for key in table]
                 )
-            references = tuple(name for (name, _), _ in _located(config, ())) if config is not None else ()
+            references = tuple(name for (name, _), _ in located(config, ())) if config is not None else ()
             definitions[id] = Definition(id, str(use), cls, config, references)
         return definitions
 
@@ -173,7 +173,7 @@ class _Load:
     def check_references(self, tree: Mapping[str, Any], definitions: Mapping[str, Definition]) -> None:
         for definition in definitions.values():
             if definition.config is not None:
-                for (name, capability), keys in _located(definition.config, ("plugins", definition.id)):
+                for (name, capability), keys in located(definition.config, ("plugins", definition.id)):
                     self.check_reference(keys, name, capability, definitions)
         for section, struct in (("models", Model), ("skills", DeclaredSkill)):
             self.check_providers(section, struct, tree, definitions)
@@ -188,7 +188,7 @@ class _Load:
         tables = tree.get(section)
         for name, table in (tables if isinstance(tables, dict) else {}).items():
             for field in msgspec.structs.fields(struct):
-                for capability in _capabilities(field.type):
+                for capability in capabilities_of(field.type):
                     provider = table.get(field.encode_name) if isinstance(table, dict) else None
                     if isinstance(provider, str):
                         self.providers.append(provider)
@@ -199,7 +199,7 @@ class _Load:
     ) -> None:
         definition = definitions.get(name)
         if definition is None:
-            fitting = [d.id for d in definitions.values() if not _lacking(d.cls, capability)]
+            fitting = [d.id for d in definitions.values() if not lacking(d.cls, capability)]
             self.report(
                 [
                     Finding(
@@ -211,8 +211,8 @@ class _Load:
                     )
                 ]
             )
-        elif lacking := _lacking(definition.cls, capability):
-            message = f'plugin "{name}" ({definition.use}) is no {capability.__name__}: it lacks {", ".join(lacking)}'
+        elif missing := lacking(definition.cls, capability):
+            message = f'plugin "{name}" ({definition.use}) is no {capability.__name__}: it lacks {", ".join(missing)}'
             self.report([Finding(keys, message)])
 
     def in_order(self, definitions: Mapping[str, Definition]) -> tuple[Definition, ...]:
@@ -239,73 +239,6 @@ class _Load:
         return tuple(ordered.values())
 
 
-def _settled(value: Any, type: Any) -> Any:
-    """Replace each variable by its text where the schema wants text, else by what TOML makes of it."""
-    base = _bare(type)
-    if isinstance(value, FromEnvironment):
-        return value.raw if _textual(base) else value.parsed
-    if isinstance(value, dict):
-        if inspect.isclass(base) and issubclass(base, msgspec.Struct):
-            fields = {f.encode_name: f.type for f in msgspec.structs.fields(base)}
-            return {k: _settled(v, fields.get(k, Any)) for k, v in value.items()}
-        if get_origin(base) is dict:
-            inner = get_args(base)[1]
-            # A plugin's own table is typed by the plugin, later: leave its variables alone until then.
-            if get_origin(_bare(inner)) is dict:
-                return value
-            return {k: _settled(v, inner) for k, v in value.items()}
-    return value
-
-
-def _textual(base: Any) -> bool:
-    if base in (str, Duration, Size, Secret):
-        return True
-    origin = get_origin(base)
-    if origin is Literal:
-        return all(isinstance(a, str) for a in get_args(base))
-    if origin in (Union, types.UnionType):
-        return any(_textual(_bare(a)) for a in get_args(base))
-    return False
-
-
-def _bare(type: Any) -> Any:
-    while get_origin(type) is Annotated:
-        type = get_args(type)[0]
-    return type
-
-
-def _names(type: Any, wanted: Any) -> bool:
-    base = _bare(type)
-    return base is wanted or any(_names(a, wanted) for a in get_args(base))
-
-
-def _capabilities(type: Any) -> Iterator[Any]:
-    """Yield the Protocols that a field's type needs, also inside tuples and unions."""
-    if get_origin(type) is Annotated:
-        for meta in get_args(type)[1:]:
-            if isinstance(meta, msgspec.Meta) and meta.extra and "needs" in meta.extra:
-                yield meta.extra["needs"]
-    for argument in get_args(type):
-        if argument is not Ellipsis and not isinstance(argument, msgspec.Meta):
-            yield from _capabilities(argument)
-
-
-def _located(config: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str, Any], tuple[str | int, ...]]]:
-    """Yield ((id, capability), path) for every reference that a config holds."""
-    for field in msgspec.structs.fields(config):
-        for capability in _capabilities(field.type):
-            value = getattr(config, field.name)
-            if isinstance(value, str):
-                yield (value, capability), (*path, field.encode_name)
-            elif isinstance(value, (tuple, list)):
-                for i, name in enumerate(value):
-                    yield (name, capability), (*path, field.encode_name, i)
-
-
-def _lacking(cls: Any, capability: type) -> list[str]:
-    """Names of the Protocol that a class does not have."""
-    wanted: set[str] = set()
-    for base in capability.__mro__:
-        if getattr(base, "_is_protocol", False):
-            wanted |= {n for n in (*vars(base), *getattr(base, "__annotations__", {})) if not n.startswith("_")}
-    return sorted(name for name in wanted if not hasattr(cls, name))
+def _mentions(type: Any, wanted: Any) -> bool:
+    base = bare(type)
+    return base is wanted or any(_mentions(a, wanted) for a in get_args(base))

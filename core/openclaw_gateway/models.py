@@ -1,12 +1,54 @@
-"""What a call of a model came to: filled in while it runs, read by traces, logs and accounts when it has ended."""
+"""A call of a model: what a provider is asked, and what the call came to."""
 
 from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
 
 from openclaw_gateway.exchange import Fact
 
 
+class ModelCall(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of a model: the client's body as it came, and what was read of it.
+
+    `body` is forwarded byte for byte where `upstream_model` equals the model that the client named.
+    """
+
+    model: str
+    upstream_model: str
+    body: bytes
+    request: Mapping[str, Any]
+    stream: bool
+    request_id: str | None
+    first_byte_timeout: float
+    idle_timeout: float
+    total_timeout: float
+
+
+@runtime_checkable
+class ModelProvider(Protocol):
+    """Speaks to one kind of upstream in OpenAI's chat completion shape."""
+
+    async def complete(self, call: ModelCall) -> bytes:
+        """Return the whole JSON answer. Raises UpstreamFailed before anything was sent on."""
+        ...
+
+    def stream(self, call: ModelCall) -> AsyncIterator[bytes]:
+        """Yield the JSON of each chunk, without SSE framing; ends after the last one.
+
+        Raises UpstreamFailed, also in the middle. Closing the iterator stops the upstream.
+        """
+        ...
+
+    async def embed(self, call: ModelCall) -> bytes:
+        """Return the whole JSON answer of an embeddings request. Raises UpstreamFailed."""
+        ...
+
+
 class ModelUse:
-    """One call of one client, whichever upstreams it met.
+    """What became of one call of one client, whichever upstreams it met.
 
     `answered` is the alias that answered, None where none did; `first_content` is in seconds from the start.
     Tokens are the upstream's own count, None where it gave none.

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pluggy
+from prometheus_client import CollectorRegistry, Histogram
 
 from openclaw_gateway import hooks
 from openclaw_gateway.config.document import StepSettings
@@ -282,3 +283,14 @@ def _with_all_arguments(
 
         return called
     return lambda *given: function(*(given[i] for i in keep))
+
+
+def stage_seconds(registry: CollectorRegistry) -> Histogram:
+    """Make the metric of what each step costs."""
+    return Histogram(
+        "plugin_stage_duration_seconds",
+        "Time that one step of the pipeline took, of the requests that are sampled",
+        ("plugin", "stage"),
+        buckets=(0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0),
+        registry=registry,
+    )

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from litestar.exceptions import MethodNotAllowedException
-from prometheus_client import CollectorRegistry, Histogram
 
 from openclaw_gateway.decoding import Disconnected
 from openclaw_gateway.errors import Refused, StoreUnavailable, UpstreamFailed
@@ -23,6 +22,7 @@ from openclaw_gateway.response import Response, Send, log_fault, noted, refusal_
 
 if TYPE_CHECKING:
     from litestar import Litestar
+    from prometheus_client import Histogram
 
     from openclaw_gateway.addresses import Peers
     from openclaw_gateway.admission import Admission
@@ -78,8 +78,6 @@ class Runner:
             await self._websocket(scope, receive, send)
         else:
             raise RuntimeError(f"unknown ASGI scope {scope['type']!r}")
-
-    # --- HTTP -----------------------------------------------------------------------------------
 
     async def _http(self, scope: Any, receive: Any, send: Send) -> None:
         started = self._monotonic()
@@ -237,8 +235,6 @@ class Runner:
             logger.error("a charge could not be committed; its hold will expire", exc_info=error)
         await receipt.release_leases()
 
-    # --- WebSocket ------------------------------------------------------------------------------
-
     async def _websocket(self, scope: Any, receive: Any, send: Send) -> None:
         started = self._monotonic()
         route, refusal = self._match_websocket(scope["path"])
@@ -301,14 +297,3 @@ class Runner:
     async def complete(self, x: Exchange) -> None:
         """Settle and complete a message exchange, exactly once."""
         await self._complete(x)
-
-
-def stage_seconds(registry: CollectorRegistry) -> Histogram:
-    """Make the metric of what each step costs."""
-    return Histogram(
-        "plugin_stage_duration_seconds",
-        "Time that one step of the pipeline took, of the requests that are sampled",
-        ("plugin", "stage"),
-        buckets=(0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0),
-        registry=registry,
-    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import msgspec
 
 if TYPE_CHECKING:
-    from openclaw_gateway.capabilities import Message
+    from openclaw_gateway.conversations import Message
     from openclaw_gateway.exchange import Exchange
 
 ExecutionStatus = Literal["pending", "running", "completed", "failed", "timeout", "cancelled", "lost"]

@@ -71,7 +71,7 @@ def _keys(place: str) -> Path:
 
 
 def _walk(value: Any, type: Any, path: Path, dec_hook: Any) -> Iterator[Finding]:
-    base = _bare(type)
+    base = bare(type)
     if _is_struct(base):
         yield from _walk_struct(value, base, path, dec_hook)
         return
@@ -85,7 +85,7 @@ def _walk(value: Any, type: Any, path: Path, dec_hook: Any) -> Iterator[Finding]
             yield from _walk(item, args[0], (*path, i), dec_hook)
         return
     if origin in (Union, types.UnionType):
-        structs = [a for a in args if _is_struct(_bare(a))]
+        structs = [a for a in args if _is_struct(bare(a))]
         if len(structs) == 1 and isinstance(value, dict):
             yield from _walk(value, structs[0], path, dec_hook)
             return
@@ -129,7 +129,7 @@ def _walk_struct(value: Any, struct: Any, path: Path, dec_hook: Any) -> Iterator
 
 def describe(type: Any) -> str:
     """Say in an operator's words what values a type takes."""
-    base = _bare(type)
+    base = bare(type)
     shown = getattr(base, "__expects__", None)
     if shown is not None:
         return str(shown)
@@ -159,14 +159,15 @@ def describe(type: Any) -> str:
     return text
 
 
-def _bare(type: Any) -> Any:
+def bare(type: Any) -> Any:
+    """Return a type without its annotations."""
     while get_origin(type) is Annotated:
         type = get_args(type)[0]
     return type
 
 
 def _nested(type: Any) -> bool:
-    base = _bare(type)
+    base = bare(type)
     return _is_struct(base) or get_origin(base) in (dict, list, tuple) or get_origin(type) is Annotated
 
 

@@ -10,7 +10,7 @@ import msgspec
 _ACCOUNTS = "plugins/openclaw_plugins/accounts"
 _IDEMPOTENCY = "plugins/openclaw_plugins/idempotency"
 _CONTRACT = "tests/contracts/test_accounts.py::"
-_EVENTS = "tests/plugins/test_quota_events.py::"
+_EVENTS = "tests/contracts/test_quota_events.py::"
 _KEYS = "tests/plugins/test_idempotency.py::"
 _COUNTERS = "tests/contracts/test_counters.py::"
 

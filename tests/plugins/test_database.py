@@ -374,7 +374,7 @@ async def test_partitions_are_made_where_they_are_missing(walled: SqlDatabase) -
         await connection.execute(text(f"DROP TABLE openclaw_messages_{last}"))
     with pytest.raises(StoreUnavailable, match=last.replace("_", "-")):
         await walled.health()[1].probe()
-    await walled._ensure_partitions()
+    await walled.partitions.ensure()
     await walled.health()[1].probe()
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from openclaw_gateway.capabilities import ModelProvider
 from openclaw_gateway.config.units import Duration, Secret, Size
+from openclaw_gateway.models import ModelProvider
 from openclaw_gateway.skills import SkillSource
 
 T = TypeVar("T")

@@ -6,10 +6,10 @@ table but Alembic's, never retries, and serves only on a schema that is exactly 
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,7 +22,6 @@ from sqlalchemy.pool import QueuePool
 from openclaw_gateway.api import (
     Duration,
     Fact,
-    GatewayError,
     HealthCheck,
     Host,
     PluginConfig,
@@ -35,11 +34,10 @@ from openclaw_gateway.api import (
 from openclaw_plugins.database import schema
 from openclaw_plugins.database.engines import Options, Pools, location, open_pools
 from openclaw_plugins.database.faults import kind_of, translated
-from openclaw_plugins.database.retention import drop_past
+from openclaw_plugins.database.partitions import Partitions
 from openclaw_plugins.database.schema import SchemaState
 
 _TENANT = text("SELECT set_config('app.organization', :organization, true), set_config('app.system', :system, true)")
-_PARTITION_INTERVAL = 6 * 3600.0
 
 
 class SqlDatabase:
@@ -98,6 +96,12 @@ class SqlDatabase:
         self._host = host
         self._url = location(config.url.reveal() if config.url else None, host.data_dir / "gateway.db")
         self._pools: Pools | None = None
+        self.partitions = Partitions(
+            partial(self.transaction, None, operation="sweep", table="openclaw_messages"),
+            lambda: open_pools(self._url, self._options(owner=True)),
+            retention=config.retention,
+            logger=host.logger,
+        )
         self._duration = host.metric(
             Histogram,
             "database_query_duration_seconds",
@@ -157,13 +161,8 @@ class SqlDatabase:
                 self._limit.labels(name).set(pool.size())
         try:
             await self._settle_schema()
-            keeper = asyncio.create_task(self._keep_partitions()) if self.shared else None
-            try:
+            async with self.partitions.kept() if self.shared else nullcontext():
                 yield
-            finally:
-                if keeper is not None:
-                    keeper.cancel()
-                    await asyncio.wait([keeper])
         finally:
             pools, self._pools = self._pools, None
             for _, engine in pools.named():
@@ -173,7 +172,7 @@ class SqlDatabase:
     def health(self) -> Sequence[HealthCheck]:
         checks = [HealthCheck("database", self._probe, gate="ready")]
         if self.shared:
-            checks.append(HealthCheck("message_partitions", self._probe_partitions))
+            checks.append(HealthCheck("message_partitions", self.partitions.probe))
         return checks
 
     @hookimpl
@@ -211,17 +210,6 @@ class SqlDatabase:
         """Bring the schema to the newest revision; several processes may ask for it at once."""
         async with self.owner() as connection:
             await schema.upgrade(connection, self.migration_folders(), self._config.application_role)
-
-    async def drop_past(self) -> list[str]:
-        """Drop the messages that `retention` is over for, by month; return the partitions that are gone."""
-        if not self.shared or self._config.retention is None:
-            return []
-        pools = open_pools(self._url, self._options(owner=True))
-        try:
-            return await drop_past(pools.maintenance, self._config.retention, self._host.logger)
-        finally:
-            for _, engine in pools.named():
-                await engine.dispose()
 
     async def schema_state(self) -> SchemaState:
         """Say where the schema stands, for the commands."""
@@ -264,7 +252,7 @@ class SqlDatabase:
                 await self.upgrade()
                 state = await self._schema_state(self._reading)
             if self.shared and state.matches:
-                await self._ensure_partitions()
+                await self.partitions.ensure()
         except StoreUnavailable as error:
             raise StartFailed(f"the database at {self.shown} cannot be used: {error}") from error
         if not state.matches:
@@ -281,19 +269,6 @@ class SqlDatabase:
     def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         return self.transaction(None, operation="select", table="alembic_version")
 
-    async def _ensure_partitions(self) -> None:
-        async with self.transaction(None, operation="sweep", table="openclaw_messages") as connection:
-            await schema.ensure_partitions(connection)
-
-    async def _keep_partitions(self) -> None:
-        while True:
-            try:
-                await self._ensure_partitions()
-                await self.drop_past()
-            except GatewayError as error:
-                self._host.logger.warning("message partitions could not be looked after", exc_info=error)
-            await asyncio.sleep(_PARTITION_INTERVAL)
-
     async def _probe(self) -> Mapping[str, Any]:
         pools = self._pools
         if pools is None:
@@ -304,13 +279,6 @@ class SqlDatabase:
         except Exception as error:
             raise translated(error) or error from error
         return {"dialect": self.dialect}
-
-    async def _probe_partitions(self) -> Mapping[str, Any]:
-        async with self.transaction(None, operation="sweep", table="openclaw_messages") as connection:
-            missing = await schema.missing_partitions(connection)
-        if missing:
-            raise StoreUnavailable("database", f"no partition of openclaw_messages for {', '.join(missing)}")
-        return {"months_ahead": schema.MONTHS_AHEAD}
 
 
 def _private(file: Path) -> None:

@@ -71,10 +71,9 @@ async def _leading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection | None]
         if not (await connection.execute(_LEAD)).scalar_one():
             yield None
             return
-        try:
-            yield connection
-        finally:
-            await connection.execute(_GIVE_UP)
+        yield connection
+        # Where the block fails, the end of the connection frees the lock.
+        await connection.execute(_GIVE_UP)
 
 
 async def _drop(connection: AsyncConnection, name: str, *, attached: bool, pending: bool) -> bool:

@@ -12,7 +12,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qs
 
-from litestar import asgi
+import msgspec
+from litestar import HttpMethod, Response, asgi, route
 from litestar.types import Receive, Scope, Send
 from msgspec import Meta
 
@@ -45,10 +46,12 @@ from openclaw_gateway.api import (
     needs,
     unavailable,
 )
+from openclaw_plugins.realtime.asyncapi import HANDSHAKE, document
 from openclaw_plugins.realtime.connection import GOING_AWAY, NOT_ALLOWED, Connection
 from openclaw_plugins.realtime.numbers import Numbers
 from openclaw_plugins.realtime.outbox import Limits
-from openclaw_plugins.realtime.turns import SocketTurns, Turns
+from openclaw_plugins.realtime.running import Turns
+from openclaw_plugins.realtime.turns import SocketTurns
 from openclaw_plugins.realtime.warnings import listen, publish
 
 _NO_SESSION = bad_request("sessionId: the query must name the session", param="sessionId")
@@ -148,19 +151,23 @@ class Realtime:
                 message_meters=(WS_MESSAGES,),
                 surface="websocket",
                 summary="Talk in a session: frames both ways.",
-                query={
-                    "sessionId": "The session.",
-                    "lastSeq": "Send what came after this event first; like the frame `resume`.",
-                    "ticket": "A ticket from `POST /api/v1/ws-tickets`, where no header can be set.",
-                    "token": "A JWT, where no header can be set; never an API key.",
-                },
+                query=HANDSHAKE,
                 errors=(400, 401, 403, 404, 429, 503),
             ),
         )
         async def websocket(scope: Scope, receive: Receive, send: Send) -> None:
             await self._serve(scope, receive, send)
 
-        return [websocket]
+        @route(
+            "/api/asyncapi.json",
+            http_method=[HttpMethod.GET, HttpMethod.HEAD],
+            **declared(access="public", surface="docs", summary="The frames of the socket, as AsyncAPI"),
+        )
+        async def asyncapi() -> Response[bytes]:
+            written = msgspec.json.encode(document(self._host.gateway.version))
+            return Response(content=written, status_code=200, media_type="application/json")
+
+        return [websocket, asyncapi]
 
     # --- one socket -----------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -67,6 +67,16 @@ class Piece(_Outbound, frozen=True, kw_only=True, rename="camel", tag="stream", 
     done: bool
 
 
+class Skill(_Outbound, frozen=True, kw_only=True, rename="camel", tag="skill", omit_defaults=False):
+    """How the run of a skill goes on."""
+
+    name: str
+    execution_id: str
+    state: Literal["started", "progress", "completed", "failed"]
+    detail: str | None = None
+    ref: str | None = None
+
+
 class Failed(_Outbound, frozen=True, kw_only=True, rename="camel", tag="error"):
     """Something was not done; the socket stays open."""
 
@@ -98,7 +108,7 @@ class Pong(_Outbound, frozen=True, kw_only=True, rename="camel", tag="pong"):
 
 
 Inbound = SendMessage | Cancel | Resume | Ping
-Outbound = Said | Piece | Failed | QuotaWarning | GoingAway | Pong
+Outbound = Said | Piece | Skill | Failed | QuotaWarning | GoingAway | Pong
 
 _TYPES: dict[str, type[SendMessage] | type[Cancel] | type[Resume] | type[Ping]] = {
     "message": SendMessage,

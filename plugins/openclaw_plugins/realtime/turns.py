@@ -17,10 +17,7 @@ from openclaw_gateway.api import (
     MESSAGES,
     PRINCIPAL,
     REQUEST_ID,
-    Conversation,
-    EventBus,
     Exchange,
-    Host,
     Refusal,
     Refused,
     RunningTurn,
@@ -32,43 +29,10 @@ from openclaw_gateway.api import (
 )
 from openclaw_plugins.realtime.frames import Outbound, Piece, QuotaWarning, SendMessage, failed
 from openclaw_plugins.realtime.refusals import CANCELLED
+from openclaw_plugins.realtime.running import Turns
 
 if TYPE_CHECKING:
     from openclaw_plugins.realtime.connection import Connection
-
-
-class Turns:
-    """All turns of the process that sockets began; the plugin waits for them when it ends."""
-
-    def __init__(
-        self,
-        host: Host,
-        conversation: Conversation,
-        events: EventBus,
-        *,
-        at_once: int,
-        waiting: int,
-        waiting_bytes: int,
-    ) -> None:
-        self.host = host
-        self.conversation = conversation
-        self.events = events
-        self.at_once = at_once
-        self.waiting = waiting
-        self.waiting_bytes = waiting_bytes
-        self._tasks: dict[asyncio.Task[None], _Turn] = {}
-
-    def start(self, turn: _Turn) -> None:
-        task = asyncio.create_task(turn.run())
-        self._tasks[task] = turn
-        task.add_done_callback(self._tasks.pop)
-
-    async def cut(self, within: float) -> None:
-        """End what still runs: it is stored and charged as far as it came."""
-        for turn in self._tasks.values():
-            turn.cancel("shutdown")
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=within)
 
 
 class SocketTurns:
@@ -77,8 +41,8 @@ class SocketTurns:
     def __init__(self, turns: Turns, session_id: str) -> None:
         self._turns = turns
         self._session_id = session_id
-        self._running: dict[str, _Turn] = {}
-        self._waiting: deque[_Turn] = deque()
+        self._running: dict[str, Turn] = {}
+        self._waiting: deque[Turn] = deque()
         self._waiting_bytes = 0
         self._warned: set[str] = set()
         self._idle: asyncio.Event | None = None
@@ -92,7 +56,7 @@ class SocketTurns:
         ref = frame.id if frame.id is not None else str(uuid7())
         if ref in self._running or any(turn.ref == ref for turn in self._waiting):
             return conflict("a turn with this id runs already")
-        turn = _Turn(self, self._turns, connection, x, frame, ref, self._session_id, size)
+        turn = Turn(self, self._turns, connection, x, frame, ref, self._session_id, size)
         if len(self._running) < self._turns.at_once:
             self._start(turn)
             return None
@@ -153,7 +117,7 @@ class SocketTurns:
         self._warned.add(quota)
         return known
 
-    def done(self, turn: _Turn) -> None:
+    def done(self, turn: Turn) -> None:
         """A turn has ended: the next in line starts."""
         del self._running[turn.ref]
         if self._waiting:
@@ -163,18 +127,18 @@ class SocketTurns:
         elif not self._running and self._idle is not None:
             self._idle.set()
 
-    def _start(self, turn: _Turn) -> None:
+    def _start(self, turn: Turn) -> None:
         self._running[turn.ref] = turn
         self._turns.start(turn)
 
-    def _drop(self, turn: _Turn, refusal: Refusal) -> None:
+    def _drop(self, turn: Turn, refusal: Refusal) -> None:
         self._waiting.remove(turn)
         self._waiting_bytes -= turn.size
         turn.refused = refusal
         self._turns.start(turn)
 
 
-class _Turn:
+class Turn:
     """One turn, from its place in line to its last event."""
 
     __slots__ = (

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contracts.conftest import Stores, config, migrated  # noqa: F401 - fixtures
 from msgspec.structs import replace
 from socket_kit import place
 
 from openclaw_gateway.api import Limit, QuotaEvent, Take
+
+from .conftest import Stores
 
 QUOTA = Limit(name="quota.messages", meter="messages", kind="quota", limit=10, tier="teams")
 
@@ -38,7 +39,7 @@ class Listener:
         return [(event.threshold, event.period) for event in self.heard]
 
 
-def listening(folder: Path, config: dict[str, Any], listener: Listener, **accounts: Any) -> Stores:  # noqa: F811
+def listening(folder: Path, config: dict[str, Any], listener: Listener, **accounts: Any) -> Stores:
     stores = Stores(folder, config, {"deliver_every": 0.1, "deliver_within": 0.3, **accounts})
     stores.instances["listener"] = listener
     return stores
@@ -56,7 +57,7 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_each_threshold_is_told_once(config: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+async def test_each_threshold_is_told_once(config: dict[str, Any], tmp_path: Path) -> None:
     listener = Listener()
     async with listening(tmp_path, config, listener).opened() as stores:
         for _ in range(7):
@@ -80,7 +81,7 @@ async def test_each_threshold_is_told_once(config: dict[str, Any], tmp_path: Pat
         assert [event.threshold for event in listener.heard] == ["warning", "exhausted"]
 
 
-async def test_one_charge_may_pass_both(config: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+async def test_one_charge_may_pass_both(config: dict[str, Any], tmp_path: Path) -> None:
     listener = Listener()
     async with listening(tmp_path, config, listener).opened() as stores:
         await charge(stores, 10)
@@ -96,7 +97,7 @@ async def test_one_charge_may_pass_both(config: dict[str, Any], tmp_path: Path) 
         ]
 
 
-async def test_a_lowered_limit_tells_with_the_next_charge(config: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+async def test_a_lowered_limit_tells_with_the_next_charge(config: dict[str, Any], tmp_path: Path) -> None:
     listener = Listener()
     async with listening(tmp_path, config, listener).opened() as stores:
         await charge(stores, 5)
@@ -105,7 +106,7 @@ async def test_a_lowered_limit_tells_with_the_next_charge(config: dict[str, Any]
         assert [event.threshold for event in listener.heard] == ["warning"]
 
 
-async def test_a_charge_that_is_rolled_back_tells_nothing(config: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+async def test_a_charge_that_is_rolled_back_tells_nothing(config: dict[str, Any], tmp_path: Path) -> None:
     listener = Listener()
     async with listening(tmp_path, config, listener).opened() as stores:
         _, holds = await stores.accounts.reserve("acme", [Take(QUOTA, "-", 9)])
@@ -120,7 +121,7 @@ async def test_a_charge_that_is_rolled_back_tells_nothing(config: dict[str, Any]
         await until(lambda: listener.heard)
 
 
-async def test_replicas_tell_each_event_once_together(config: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+async def test_replicas_tell_each_event_once_together(config: dict[str, Any], tmp_path: Path) -> None:
     listener = Listener()
     async with (
         listening(tmp_path, config, listener).opened() as one,
@@ -135,7 +136,7 @@ async def test_replicas_tell_each_event_once_together(config: dict[str, Any], tm
 
 
 async def test_a_listener_that_fails_is_told_again(
-    config: dict[str, Any],  # noqa: F811
+    config: dict[str, Any],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -146,7 +147,7 @@ async def test_a_listener_that_fails_is_told_again(
     assert sum(record.message == "a quota event was not taken" for record in caplog.records) == 2
 
 
-async def test_an_event_of_a_dead_replica_is_told_by_the_next(config: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
+async def test_an_event_of_a_dead_replica_is_told_by_the_next(config: dict[str, Any], tmp_path: Path) -> None:
     async with Stores(tmp_path, config, {}).opened() as dead:
         await charge(dead, 8)
         claimed = await dead.accounts._outbox.deliver()  # it has taken the event, and no listener marks it
