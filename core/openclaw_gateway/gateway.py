@@ -67,6 +67,8 @@ class Gateway:
         self.generation = generation
         self.version = __version__
         self.started_at = time.time()
+        #: whether a stop was asked for: readiness says no
+        self.draining = False
         #: where clients reach us; set by the server once it listens
         self.url = f"http://{self.document.gateway.host}:{self.document.gateway.port}"
         self.clock: Clock = clock if clock is not None else SystemClock()
@@ -97,19 +99,13 @@ class Gateway:
         """Build a gateway from a file and the environment."""
         return cls(Layers(TomlFile(path, path.name), environ), clock=clock, generation=generation)
 
-    @property
-    def draining(self) -> bool:
-        return self._draining
-
-    _draining = False
-
     def begin_drain(self) -> None:
         """Turn readiness. New work is still taken until `refuse_new_work`."""
-        self._draining = True
+        self.draining = True
 
     def refuse_new_work(self) -> None:
         """Answer new requests with 503 from now on; running ones go on."""
-        self._draining = True
+        self.draining = True
         self.runner.draining = True
 
     async def drain(self, within: float) -> None:
@@ -136,6 +132,10 @@ class Gateway:
     def plugin(self, id: str) -> Any:
         """Return the plugin instance of this id."""
         return self.instances[id]
+
+    def satisfying(self, kind: type[T]) -> T | None:
+        """Return the first plugin that is of this class or satisfies this Protocol."""
+        return next((p for p in self.instances.values() if isinstance(p, kind)), None)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -88,7 +88,7 @@ async def saved_and_used_again(url: str, client: Client, acknowledged: list[str]
 
 
 async def test_the_embedded_default(tmp_path: Path) -> None:
-    file = configuration(tmp_path)
+    file = configuration(tmp_path, edit={"plugins.access_log.level": "error"})
     client = Client()
     async with serving(gateway := build(file)) as url:
         await client.arrive(gateway, url)
@@ -111,7 +111,9 @@ async def test_postgresql_with_an_owner_whom_row_security_binds(postgres: Postgr
     for name in names:
         postgres.sql(f"ALTER DATABASE {name} OWNER TO gateway_owner")
     before, after = (postgres.url(name, "gateway_owner") for name in names)
-    file = configuration(tmp_path, edit={"plugins.database.url": "env:DATABASE_URL"})
+    file = configuration(
+        tmp_path, edit={"plugins.database.url": "env:DATABASE_URL", "plugins.access_log.level": "error"}
+    )
     client = Client()
     environment = {"DATABASE_URL": before, "RESTORED_URL": after, "BIN": str(postgres._bin)}
     gateway = build(file, environ={"DATABASE_URL": before})

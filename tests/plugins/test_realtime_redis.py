@@ -17,6 +17,7 @@ async def test_an_outage_of_the_store_does_not_fail_a_turn_and_is_told(tmp_path:
         edit = {
             "plugins.redis.url": valkey.url,
             "plugins.events.use": "events.redis",
+            "plugins.chat.history": 0,  # the model echoes what it sees: only what was said
             "plugins.ws_tickets.redis": "redis",
         }
         async with (

@@ -112,7 +112,7 @@ class RedisEvents:
             self._failures.inc()
             if not self._failing:
                 self._failing = True
-                self._logger.error("events cannot be published", exc_info=error)
+                self._logger.error("events cannot be published", extra={"fields": {"reason": str(error)}})
             if key in self._owed or len(self._owed) < _MOST_OWED:
                 self._owed[key] = None
             raise
