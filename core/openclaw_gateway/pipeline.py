@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pluggy
+from litestar.handlers import ASGIRouteHandler
 from prometheus_client import CollectorRegistry, Histogram
 
 from openclaw_gateway import hooks
@@ -83,6 +84,7 @@ class CompiledRoute:
         "chunk",
         "complete",
         "depth",
+        "direct",
         "handler",
         "message",
         "message_plans",
@@ -96,6 +98,8 @@ class CompiledRoute:
     def __init__(self, route: Route, handler: Any, steps: Sequence[Step]) -> None:
         self.route = route
         self.handler = handler
+        #: the function of an ASGI handler whose path has no parameter: Litestar would only look it up again
+        self.direct = handler.fn if isinstance(handler, ASGIRouteHandler) and "{" not in route.path else None
         self.steps = tuple(step for step in steps if step.applies(route))
         self.request = self._calls("on_request", self.steps)
         self.message = self._calls("on_message", self.steps)

@@ -97,7 +97,7 @@ class Runner:
             if reply is None:
                 reply = refusal
             if reply is None:
-                await self._app(scope, x.receive, response)
+                await (x.route.direct or self._app)(scope, x.receive, response)
                 if not response.finished and not x.outcome.disconnected:
                     x.outcome.disconnected = True
             else:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from servers import Postgres
 
 from openclaw_gateway.testing import build, configuration, serving
@@ -104,7 +105,9 @@ async def test_the_embedded_default(tmp_path: Path) -> None:
         await saved_and_used_again(url, client, acknowledged)
 
 
-async def test_postgresql_with_an_owner_whom_row_security_binds(postgres: Postgres, tmp_path: Path) -> None:
+async def test_postgresql_with_an_owner_whom_row_security_binds(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not postgres.sql("SELECT 1 FROM pg_roles WHERE rolname = 'gateway_owner'"):
         postgres.sql("CREATE ROLE gateway_owner LOGIN")
     names = [postgres.create(), postgres.create()]
@@ -116,7 +119,8 @@ async def test_postgresql_with_an_owner_whom_row_security_binds(postgres: Postgr
     )
     client = Client()
     environment = {"DATABASE_URL": before, "RESTORED_URL": after, "BIN": str(postgres._bin)}
-    gateway = build(file, environ={"DATABASE_URL": before})
+    monkeypatch.setenv("DATABASE_URL", before)
+    gateway = build(file)
     await gateway.plugin("database").upgrade()
     async with serving(gateway) as url:
         await client.arrive(gateway, url)
@@ -127,6 +131,7 @@ async def test_postgresql_with_an_owner_whom_row_security_binds(postgres: Postgr
             await drill("back up postgresql", tmp_path, **environment)
     postgres.drop(names[0])
     await drill("restore postgresql", tmp_path, **environment)
-    async with serving(build(file, environ={"DATABASE_URL": after})) as url:
+    monkeypatch.setenv("DATABASE_URL", after)
+    async with serving(build(file)) as url:
         await saved_and_used_again(url, client, acknowledged)
     postgres.drop(names[1])

@@ -200,3 +200,24 @@ async def settled(*heards: Heard, last: str) -> None:
     async with asyncio.timeout(10):
         while not all(heard.events and heard.contents[-1] == last for heard in heards):
             await asyncio.sleep(0.01)
+
+
+async def test_a_user_with_the_documented_rights_is_enough() -> None:
+    commands = "eval evalsha ping time hget hmget hset pexpire subscribe unsubscribe publish xadd xlen xrange xdel set"
+    rights = [f"+{command}" for command in commands.split()]
+    with start_valkey("--user", "gateway", "on", ">secret", "~openclaw:*", "&openclaw:*", "-@all", *rights) as valkey:
+        url = valkey.url.replace("redis://", "redis://gateway:secret@")
+        async with redis(url, prefix="openclaw:", keep=1) as one, redis(url, prefix="openclaw:") as two:
+            heard = Heard()
+            await two.subscribe("acme", "s", heard)
+            await publish(one, "a", "b")
+            await heard.count(2)
+            assert heard.contents == ["a", "b"]
+
+
+async def test_a_user_that_may_not_subscribe_is_refused_and_nothing_is_left_behind() -> None:
+    with start_valkey("--user", "default", "on", "nopass", "~*", "&*", "+@all", "-subscribe") as valkey:
+        async with redis(valkey.url, timeout=0.2) as bus:
+            with pytest.raises(StoreUnavailable):
+                await bus.subscribe("acme", "s", Heard())
+            assert not bus._logs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import time
@@ -289,7 +290,7 @@ async def test_a_rolling_restart_is_told_and_nobody_misses_anything(fleet: Fleet
 def whole(client: Client) -> None:
     """Its events are without a hole, and none came twice."""
     numbers = [event["seq"] for event in client.events]
-    holes = [(a, b) for a, b in zip(numbers, numbers[1:], strict=False) if b != a + 1]
+    holes = [(a, b) for a, b in itertools.pairwise(numbers) if b != a + 1]
     assert holes == [], (holes, client.errors, client.ends)
     assert [error for error in client.errors if error["code"] == "RESUME_UNAVAILABLE"] == []
 

@@ -96,7 +96,11 @@ class Chat:
         self._models = Models(host, failures=config.rest_after, rest=config.rest)
         self._turns = Turns()
         self._patience: dict[str, float] = {"keep_alive": config.keep_alive, "stall": config.stall}
-        self._messages = host.metric(Counter, "messages_total", "Turns of clients, and answers.", ("tier", "direction"))
+        messages = host.metric(Counter, "messages_total", "Turns of clients, and answers.", ("tier", "direction"))
+        #: tier name → what counts its turns and its answers
+        self._told = {
+            tier: (messages.labels(tier, "inbound"), messages.labels(tier, "outbound")) for tier in host.tiers
+        }
         self._seconds = host.metric(
             Histogram,
             "message_processing_duration_seconds",
@@ -187,15 +191,16 @@ class Chat:
     @asynccontextmanager
     async def _counted(self, x: Exchange, turn: Turn) -> AsyncIterator[None]:
         """Start a turn; count it, and at the end its answer."""
-        started, tier = time.perf_counter(), x[TIER].name
-        self._messages.labels(tier, "inbound").inc()
+        started = time.perf_counter()
+        inbound, outbound = self._told[x[TIER].name]
+        inbound.inc()
         self._turns.start(turn)
         try:
             yield
         finally:
             self._seconds.observe(time.perf_counter() - started)
             if turn.delivered:
-                self._messages.labels(tier, "outbound").inc()
+                outbound.inc()
 
     async def embed(self, scope: Any, receive: Receive, send: Send) -> None:
         x: Exchange = scope["exchange"]
@@ -239,13 +244,14 @@ class Chat:
             x, self._sessions, session=session_id, asked=[asked], use=attempts.use, metadata=attempts.metadata
         )
         turn = Turn(attempts, record, self._host.logger, x.get(REQUEST_ID))
-        started, tier = time.perf_counter(), x[TIER].name
-        self._messages.labels(tier, "inbound").inc()
+        started = time.perf_counter()
+        inbound, outbound = self._told[x[TIER].name]
+        inbound.inc()
 
         def ended(turn: Turn) -> None:
             self._seconds.observe(time.perf_counter() - started)
             if turn.delivered:
-                self._messages.labels(tier, "outbound").inc()
+                outbound.inc()
 
         self._turns.start(turn)
         return SessionTurn(turn, record, ended)

@@ -83,15 +83,26 @@ class Turn:
 
     async def chunks(self, patience: float) -> list[bytes] | None:
         """Return the chunks that wait; none after `patience` seconds of silence, None at the end."""
-        while not self._chunks:
-            if self.finished:
-                return None
-            self._wake.clear()
+        if not self._chunks:
+            late = False
+
+            def wake() -> None:
+                nonlocal late
+                late = True
+                self._wake.set()
+
+            # One timer that merely wakes us: a time-out would cost as much as all the rest of a chunk.
+            timer = asyncio.get_running_loop().call_later(patience, wake)
             try:
-                async with asyncio.timeout(patience):
+                while not self._chunks:
+                    if self.finished:
+                        return None
+                    self._wake.clear()
                     await self._wake.wait()
-            except TimeoutError:
-                return []
+                    if late and not self._chunks:
+                        return []
+            finally:
+                timer.cancel()
         chunks = list(self._chunks)
         self._chunks.clear()
         self._room.set()

@@ -94,6 +94,7 @@ async def write_stream(
     something by then.
     """
     async with _watched(turn, receive):
+        patience = _Patience(stall)
         chunks = await turn.chunks(keep_alive)
         if chunks is None and turn.failure is not None:
             raise Refused(turn.failure)
@@ -102,12 +103,17 @@ async def write_stream(
                 headers: Any = list(_EVENT_STREAM)
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
             while chunks is not None:
-                async with asyncio.timeout(stall):
-                    await send(_body(form.frames(chunks) if chunks else form.keep_alive, more=True))
+                patience.begin()
+                await send(_body(form.frames(chunks) if chunks else form.keep_alive, more=True))
+                patience.end()
                 chunks = await turn.chunks(keep_alive)
-        except TimeoutError:
+        except asyncio.CancelledError:
+            if not patience.over():
+                raise
             turn.stop("slow_reader")
             await turn.ended()
+        finally:
+            patience.close()
     if turn.stopped in ("disconnected", "slow_reader"):
         x.outcome.disconnected = True
         return
@@ -121,6 +127,42 @@ async def write_stream(
             await send(_body(last, more=False))
     except TimeoutError:
         x.outcome.disconnected = True
+
+
+class _Patience:
+    """Cancels its task when one send takes longer than `stall`; looks a few times in that time, not at every send."""
+
+    __slots__ = ("_expired", "_handle", "_loop", "_since", "_stall", "_task")
+
+    def __init__(self, stall: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._stall = stall
+        self._since = 0.0
+        self._expired = False
+        self._handle = self._loop.call_later(stall / 4, self._look)
+
+    def begin(self) -> None:
+        self._since = self._loop.time()
+
+    def end(self) -> None:
+        self._since = 0.0
+
+    def over(self) -> bool:
+        """Whether the cancellation was ours, which is thereby taken back."""
+        if self._expired and self._task is not None:
+            self._task.uncancel()
+        return self._expired
+
+    def close(self) -> None:
+        self._handle.cancel()
+
+    def _look(self) -> None:
+        if self._since and self._loop.time() - self._since >= self._stall and self._task is not None:
+            self._expired = True
+            self._task.cancel()
+        else:
+            self._handle = self._loop.call_later(self._stall / 4, self._look)
 
 
 @asynccontextmanager

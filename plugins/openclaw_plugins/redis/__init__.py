@@ -136,7 +136,7 @@ class RedisConnection:
     @asynccontextmanager
     async def feed(self, received: Callable[[str, bytes], None], restored: Callable[[], None]) -> AsyncIterator[PubSub]:
         locate = anywhere(self._where, timeout=self.timeout, sentinel_password=self._sentinel_password)
-        feed = PubSub(locate, self._settings, received, restored)
+        feed = PubSub(locate, self._settings, self._failed, received, restored)
         feed.start()
         try:
             yield feed

@@ -34,11 +34,13 @@ class PubSub:
         self,
         locate: Callable[[], Awaitable[Address]],
         settings: Settings,
+        failed: Callable[[str, str], None],
         received: Callable[[str, bytes], None],
         restored: Callable[[], None],
     ) -> None:
         self._locate = locate
         self._settings = settings
+        self._failed = failed
         self._received = received
         self._restored = restored
         self._wanted: dict[str, None] = {}
@@ -49,11 +51,13 @@ class PubSub:
         self._writer: asyncio.StreamWriter | None = None
         self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -139,7 +143,9 @@ class PubSub:
 
     def _take(self, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
-            raise StoreUnavailable(self._settings.store, str(reply).split(" ", 1)[0])
+            kind = str(reply).split(" ", 1)[0]
+            self._failed("subscribe", kind.lower() if kind.isalpha() else "other")
+            raise StoreUnavailable(self._settings.store, kind)
         if type(reply) is not list:
             return
         kind = reply[0]
@@ -173,6 +179,8 @@ class PubSub:
         self._heard.clear()
         writer, self._writer = self._writer, None
         if writer is not None:
+            if not self._closed:
+                self._failed("subscribe", "connection")
             writer.transport.abort()
         confirming, self._confirming = self._confirming, {}
         for waiting in confirming.values():
