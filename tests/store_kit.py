@@ -19,6 +19,7 @@ class Store:
 
     def __init__(self, folder: Path, **config: Any) -> None:
         self.registry = CollectorRegistry()
+        self._metrics: dict[str, Any] = {}
         self._instances: dict[str, Any] = {}
         self._folder = folder
         if "url" in config:
@@ -49,6 +50,6 @@ class Store:
             tiers={},
             instances=self._instances,
             registry=self.registry,
-            metrics={},
+            metrics=self._metrics,
             clock=SystemClock(),
         )

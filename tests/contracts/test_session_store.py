@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
 
-from openclaw_gateway.api import Limit, NewMessage, Principal, Refused, Session, SessionStore, Take
+from openclaw_gateway.api import Limit, NewMessage, Principal, Refused, Secret, Session, SessionStore, Take
+from openclaw_plugins.redis import RedisConnection
+from openclaw_plugins.sessions.cache import CachedSessions
 
 from .conftest import Stores
 
@@ -17,6 +22,23 @@ LEASE = Limit(name="concurrency.sessions", meter="sessions", kind="lease", limit
 MONTHLY = Limit(name="quota.sessions", meter="sessions", kind="quota", limit=100)
 MESSAGES = Limit(name="quota.messages", meter="messages", kind="quota", limit=5)
 UNKNOWN = "0190b0e0-0000-7000-8000-000000000000"
+
+
+@pytest.fixture(params=["plain", "cached"])
+async def stores(request: pytest.FixtureRequest, config: dict[str, Any], tmp_path: Path) -> AsyncIterator[Stores]:
+    async with Stores(tmp_path, config, {}).opened() as opened:
+        if request.param == "plain":
+            yield opened
+            return
+        settings = RedisConnection.Config(
+            url=Secret(request.getfixturevalue("valkey_url")), prefix=f"t{uuid4().hex[:12]}:"
+        )
+        redis = RedisConnection(settings, opened.host("redis"))
+        opened.instances["redis"] = redis
+        cached: Any = CachedSessions(CachedSessions.Config(store="sessions"), opened.host("cached"))
+        async with redis.lifespan(), cached.lifespan():
+            opened.sessions = cached
+            yield opened
 
 
 def principal(organization: str = "acme") -> Principal:
@@ -116,8 +138,8 @@ async def test_an_expired_session_is_gone_at_once(stores: Stores) -> None:
     assert (await stores.sessions.list("acme", status=None, limit=10, cursor=None)).items == []
     (listed,) = (await stores.sessions.list("acme", status="expired", limit=10, cursor=None)).items
     assert listed.status == "expired"
-    assert await stores.sessions.expire() == 1
-    assert await stores.sessions.expire() == 0
+    assert await stores.instances["sessions"].expire() == 1
+    assert await stores.instances["sessions"].expire() == 0
     assert stores.registry.get_sample_value("session_duration_seconds_count", {"tier": "old"}) == 1
 
 

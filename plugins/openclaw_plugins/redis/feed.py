@@ -80,10 +80,9 @@ class PubSub:
 
     def remove(self, channel: str) -> None:
         self._wanted.pop(channel, None)
-        self._missed.discard(channel)
         self._confirming.pop(channel, None)
-        if channel in self._heard:
-            self._heard.discard(channel)
+        self._heard.discard(channel)
+        self._hear_again(channel)
         if self._writer is not None:
             self._say("UNSUBSCRIBE", [channel])
 
@@ -113,11 +112,8 @@ class PubSub:
         if settings.password is not None:
             login = (settings.username, settings.password) if settings.username else (settings.password,)
             self._writer.write(pack("AUTH", *login))
-        self._missed |= set(self._wanted)
         self._connected.set()
         self._say("SUBSCRIBE", self._wanted)
-        if not self._wanted:
-            self._restored()
         return reader
 
     async def _hear(self, reader: asyncio.StreamReader) -> None:
@@ -163,6 +159,10 @@ class PubSub:
         waiting = self._confirming.pop(channel, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
+        self._hear_again(channel)
+
+    def _hear_again(self, channel: str) -> None:
+        """The last channel of a lost connection to come back, or not to be wanted any more, ends the loss."""
         if channel in self._missed:
             self._missed.discard(channel)
             if not self._missed:
@@ -176,6 +176,7 @@ class PubSub:
 
     def _lost(self) -> None:
         self._connected.clear()
+        self._missed |= self._heard
         self._heard.clear()
         writer, self._writer = self._writer, None
         if writer is not None:
