@@ -22,9 +22,9 @@ from openclaw_gateway.api import Database, Host, Refused, Secret, StartFailed, S
 from openclaw_gateway.config.document import Document, GatewaySettings
 from openclaw_gateway.testing import configuration
 from openclaw_plugins.database import schema
-from openclaw_plugins.database.pool import SqlDatabase
 from openclaw_plugins.database.commands import db
 from openclaw_plugins.database.faults import Fault
+from openclaw_plugins.database.pool import SqlDatabase
 
 TABLES = {
     "openclaw_quota_events",
