@@ -21,6 +21,8 @@ _IDLE, _HEADERS, _BODY = range(3)
 #: RFC 9112 3.2 wants exactly one valid Host; this is the syntax of RFC 3986 3.2.2 for names and addresses
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 
+_BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+
 
 class Edge(HttpToolsProtocol):
     """One connection. `for_settings` makes the class that a server uses."""
@@ -61,9 +63,7 @@ class Edge(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         self._writes_again()
-        self.peers[self._peer] -= 1
-        if not self.peers[self._peer]:
-            del self.peers[self._peer]
+        self._leave()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -84,7 +84,17 @@ class Edge(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         self._phase = _IDLE
         self._disarm()
+        # The socket's protocol cannot read these, and would say nothing.
+        if not self.url.isascii() or any(name in _BODY_HEADERS for name, _ in self.headers):
+            self._refuse(400, "BAD_REQUEST", "the request is not a valid WebSocket handshake")
+            return
         super().handle_websocket_upgrade()
+        # From here on the transport tells the socket when the connection ends, and nobody else.
+        self.transport.get_protocol().lost = self._leave
+
+    def _should_upgrade(self) -> bool:
+        # RFC 6455 4.1: a handshake is a GET; on any other method the wish is ignored.
+        return self.parser.get_method() == b"GET" and super()._should_upgrade()
 
     # --- framing --------------------------------------------------------------------------------
 
@@ -180,6 +190,11 @@ class Edge(HttpToolsProtocol):
         self._deadline = None
         if self._phase == _IDLE and not self.transport.is_closing():
             self.transport.close()
+
+    def _leave(self) -> None:
+        self.peers[self._peer] -= 1
+        if not self.peers[self._peer]:
+            del self.peers[self._peer]
 
     def _stall(self) -> None:
         # A peer that takes nothing for so long would hold memory and a turn for as long as it likes.

@@ -5,6 +5,7 @@ It decides no close code that the gateway could decide; it only sees to it that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -13,10 +14,14 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 _CLOSING = 5.0
 #: bytes in the transport past which a sender waits; the queue that is counted stands before it
 _BUFFER = 16 * 1024
+_UNREADABLE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class Socket(WebSocketsSansIOProtocol):
     """One connection. After the close frame was sent, nothing that the peer does keeps it open."""
+
+    #: told when the connection has ended
+    lost: Callable[[], None] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -42,9 +47,20 @@ class Socket(WebSocketsSansIOProtocol):
             self.close_timer.cancel()
             self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.lost is not None:
+            self.lost()
+        super().connection_lost(exc)
+
     def data_received(self, data: bytes) -> None:
-        if not self._failed:
-            super().data_received(data)
+        if self._failed:
+            return
+        super().data_received(data)
+        if not self.handshake_initiated and self.conn.handshake_exc is not None:
+            # The base would wait for a handshake that can no more come, with no deadline.
+            self._failed = True
+            self.transport.write(_UNREADABLE)
+            self.transport.close()
 
     def handle_parser_exception(self) -> None:
         """The peer broke the protocol: say so, and give it time to read that.

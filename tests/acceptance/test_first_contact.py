@@ -79,9 +79,11 @@ async def test_the_first_answer_is_one_pasted_line_away(tmp_path: Path) -> None:
     assert key.encode() not in database
     async with started(tmp_path, "--port", port) as again:
         assert "ocg_" not in again.banner.replace(key[:16], "")
-        async with aiohttp.ClientSession(again.url, headers={"X-API-Key": key}) as client:
-            async with client.get("/v1/models") as answer_:
-                assert answer_.status == 200
+        async with (
+            aiohttp.ClientSession(again.url, headers={"X-API-Key": key}) as client,
+            client.get("/v1/models") as models,
+        ):
+            assert models.status == 200
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/metrics", "/info"])

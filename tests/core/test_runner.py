@@ -185,9 +185,12 @@ def _hooked(function: Any) -> Any:
 async def test_what_each_step_costs_is_visible(tmp_path: Path) -> None:
     toml = CONFIG.replace("port = 0", "port = 0\nserver_timing = true")
     gateway = build(configuration(tmp_path, toml=toml, tiers=TIERS))
-    async with serving(gateway) as url, aiohttp.ClientSession(url) as client:
-        async with client.post("/things", headers={"x-org": "a"}) as answer:
-            timed = [part.split(";dur=") for part in answer.headers["server-timing"].split(", ")]
+    async with (
+        serving(gateway) as url,
+        aiohttp.ClientSession(url) as client,
+        client.post("/things", headers={"x-org": "a"}) as answer,
+    ):
+        timed = [part.split(";dur=") for part in answer.headers["server-timing"].split(", ")]
     assert [stage for stage, _ in timed] == ["named", "known", "ranked", "admission"]
     assert all(float(milliseconds) >= 0 for _, milliseconds in timed)
     for stage in ("named", "admission"):

@@ -40,6 +40,8 @@ VALUES = (
     "[1, 'a', {}]",
     "{}",
     "{ a = 1 }",
+    "{ dynaconf_merge = true }",
+    '"dynaconf_merge"',
     '["auth", "auth"]',
     "1979-05-27",
     "07:32:00",

@@ -192,7 +192,7 @@ async def test_racing_duplicates_are_one_charge_one_turn_and_one_call(caller: Ca
     for key in ("a", "b", "c"):
         asked = [caller.chat(key, model="far", sessionId=session) for _ in range(64)]
         answers = await asyncio.gather(*asked)
-        # 503 is the store's back-pressure on a slow machine: refused before anything was done, and told when to come back.
+        # 503 is the store's back-pressure on a slow machine: refused before anything was done.
         counts = {code: sum(status == code for status, _, _ in answers) for code in (200, 409, 503)}
         assert counts[200] >= 1 and sum(counts.values()) == 64, answers
         assert all(int(headers["Retry-After"]) >= 1 for status, headers, _ in answers if status != 200)

@@ -144,6 +144,10 @@ class Layers:
             if any("." in key for key in keys):
                 self.warnings.append(f"{name}: ignored; a key with a dot in it is set in the file only")
                 continue
+            if any(key.startswith("dynaconf_") for key in keys):
+                # dynaconf would take it for an order to itself, and no trace of it would reach the schema.
+                self.problems.append(Problem(origin=name, path=".".join(keys), message="unknown key"))
+                continue
             shadows = _dig(tree, keys)
             if isinstance(shadows, (dict, list)):
                 what = "table" if isinstance(shadows, dict) else "list"
