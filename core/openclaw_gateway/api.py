@@ -70,6 +70,7 @@ from openclaw_gateway.refusals import (
     unauthorized,
     unavailable,
 )
+from openclaw_gateway.requests import answer, body_of, exchange_of, page_limit, query_of
 from openclaw_gateway.routes import Route, declared
 from openclaw_gateway.skills import (
     Execution,
@@ -182,19 +183,24 @@ __all__ = [
     "UnknownKey",
     "UpstreamFailed",
     "UpstreamReason",
+    "answer",
     "anthropic_error",
     "as_text",
     "asset",
     "bad_request",
+    "body_of",
     "conflict",
     "declared",
     "decode",
     "end_span",
+    "exchange_of",
     "forbidden",
     "hookimpl",
     "internal_error",
     "needs",
     "not_found",
+    "page_limit",
+    "query_of",
     "read_body",
     "start_span",
     "storable",

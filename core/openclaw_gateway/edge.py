@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from openclaw_gateway.config.document import EdgeSettings
 from openclaw_gateway.refusals import Refusal
+from openclaw_gateway.sockets import Socket
 
 _IDLE, _HEADERS, _BODY = range(3)
 
@@ -90,7 +91,9 @@ class Edge(HttpToolsProtocol):
             return
         super().handle_websocket_upgrade()
         # From here on the transport tells the socket when the connection ends, and nobody else.
-        self.transport.get_protocol().lost = self._leave
+        socket = self.transport.get_protocol()
+        assert isinstance(socket, Socket)
+        socket.lost = self._leave
 
     def _should_upgrade(self) -> bool:
         # RFC 6455 4.1: a handshake is a GET; on any other method the wish is ignored.

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode
+from websockets.protocol import State
 
 #: how long a peer may take to read our close frame and to answer it
 _CLOSING = 5.0
@@ -33,6 +36,11 @@ class Socket(WebSocketsSansIOProtocol):
         transport.set_write_buffer_limits(high=_BUFFER)
 
     async def send(self, message: Any) -> None:
+        if self._failed:
+            # The peer broke the protocol and was told; what the gateway still had for it is nobody's fault.
+            if message["type"] == "websocket.send":
+                raise ClientDisconnected
+            return
         if message["type"] != "websocket.close":
             await super().send(message)
             if message["type"] == "websocket.accept":
@@ -62,14 +70,50 @@ class Socket(WebSocketsSansIOProtocol):
             self.transport.write(_UNREADABLE)
             self.transport.close()
 
+    def send_receive_event_to_app(self) -> None:
+        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        self.frames = []
+        if self.close_sent:
+            return
+        if self.curr_msg_data_type == "text":
+            try:
+                text = data.decode()
+            except UnicodeDecodeError:
+                self._not_text()
+                return
+            self.queue.put_nowait({"type": "websocket.receive", "text": text})
+        else:
+            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def _not_text(self) -> None:
+        if self.conn.state is State.OPEN:
+            self.conn.send_close(CloseCode.INVALID_DATA)
+            self.handle_parser_exception()
+            return
+        # The peer's own close came right behind, and is answered already: the base would fail to say more.
+        self._failed = self.close_sent = True
+        self.stop_keepalive()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.INVALID_DATA})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.close()
+
     def handle_parser_exception(self) -> None:
         """The peer broke the protocol: say so, and give it time to read that.
 
         Closing with bytes of the peer unread resets the connection, and the close frame would be lost with it.
         """
-        assert self.conn.close_sent is not None
         self._failed = True
         self.stop_keepalive()
+        if self.conn.close_sent is None:
+            # It did so before it was let in: there is no frame to say it in yet.
+            self.handshake_complete = self.close_sent = True
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.PROTOCOL_ERROR})
+            self.transport.write(_UNREADABLE)
+            self.transport.close()
+            return
         self.queue.put_nowait({"type": "websocket.disconnect", "code": self.conn.close_sent.code})
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True

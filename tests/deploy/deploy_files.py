@@ -1,4 +1,4 @@
-"""What the tests of the deployment files share: where they are, how they are read, and what the gateway says of itself."""
+"""What the tests of the deployment files share: where these are and how they are read. It judges nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def production(monkeypatch: Any, tmp_path: Path, **secrets: str) -> Gateway:
 
 def referenced() -> set[str]:
     """The variables that the configuration takes its secrets from."""
-    return set(re.findall(r'= "env:(\w+)"', CONFIGURATION.read_text()))
+    return set(re.findall(r'^\w+ = "env:(\w+)"', CONFIGURATION.read_text(), re.M))
 
 
 def dockerfile() -> list[tuple[str, str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,12 @@ MOUNTS = [
 ]
 
 
+def test_compose_takes_it() -> None:
+    judge = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    said = subprocess.run([*judge, str(DEPLOY / "compose.yaml")], capture_output=True, text=True)
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
 @pytest.mark.parametrize(("service", "mount"), MOUNTS)
 def test_what_is_mounted_is_there(service: dict[str, Any], mount: dict[str, Any]) -> None:
     if mount["type"] == "volume":
@@ -33,7 +41,7 @@ def test_what_is_mounted_is_there(service: dict[str, Any], mount: dict[str, Any]
 
 def test_every_image_has_a_version() -> None:
     for name, service in SERVICES.items():
-        assert re.search(r":v?\d+\.\d+\.\d+(-[a-z0-9.]+)?$", service["image"]), name
+        assert re.search(r":v?\d+\.\d+(\.\d+)?(-[a-z0-9.]+)?$", service["image"]), name
     assert SERVICES["gateway"]["image"] == SERVICES["schema"]["image"] == f"openclaw-gateway:{__version__}"
 
 

@@ -13,7 +13,7 @@ import pytest
 from servers import Postgres
 
 from openclaw_gateway.errors import ConfigError
-from openclaw_gateway.testing import serving
+from openclaw_gateway.testing import build, serving
 
 from .deploy_files import CONFIGURATION, DEPLOY, ROOT, SECRETS, STATE, production, referenced
 
@@ -40,8 +40,6 @@ def test_its_secrets_are_all_references_and_all_needed(monkeypatch: pytest.Monke
             production(without, tmp_path)
             without.delenv(name)
             with pytest.raises(ConfigError, match=name):
-                from openclaw_gateway.testing import build
-
                 build(CONFIGURATION, environ={"OPENCLAW_GATEWAY__TIERS": str(ROOT / "tiers")})
 
 

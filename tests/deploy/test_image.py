@@ -1,7 +1,8 @@
-"""The Dockerfile copies what there is, installs by hash, and asks the gateway for its health as the gateway is asked."""
+"""The Dockerfile copies what there is, installs by hash, and tells a gateway that lives from one that does not."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -107,7 +108,7 @@ async def test_its_health_check_tells_a_gateway_that_lives_from_none(
 
 def health_check(port: str) -> int:
     text = dict(dockerfile())["HEALTHCHECK"].partition("CMD ")[2]
-    python, *arguments = __import__("json").loads(text)
+    python, *arguments = json.loads(text)
     assert python == "/opt/openclaw-gateway/bin/python" and "127.0.0.1:9090/health/live" in arguments[-1]
     command = [sys.executable, *(argument.replace("9090", port) for argument in arguments)]
     return subprocess.run(command, capture_output=True, timeout=20).returncode

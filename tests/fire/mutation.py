@@ -91,7 +91,13 @@ RAW_JSON: tuple[bytes, ...] = (
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "QUERY", "M-SEARCH", "PRI", "get")
 
 HEADERS: Mapping[str, Sequence[str]] = {
-    "Content-Type": ("application/json", "text/plain", "application/json; charset=utf-16", "multipart/form-data", ";;;"),
+    "Content-Type": (
+        "application/json",
+        "text/plain",
+        "application/json; charset=utf-16",
+        "multipart/form-data",
+        ";;;",
+    ),
     "Content-Encoding": ("gzip", "br", "identity", "zstd, gzip"),
     "Accept": ("*/*", "text/html", "application/json;q=2", ",,,", "text/event-stream"),
     "Accept-Encoding": ("gzip", "*;q=0", "identity;q=0"),
@@ -180,7 +186,9 @@ def altered(rng: random.Random, data: bytes, most: int = 4) -> bytes:
         elif kind == 3:
             out[at:at] = out[at : at + rng.randrange(1, 30)]
         elif kind == 4:
-            out[at:at] = rng.choice((b"\x00", b"\xff", b'"', b"\\", b"{", b"]", b"\\u0000", b"\\ud800", b"1e999", b"\r\n"))
+            out[at:at] = rng.choice(
+                (b"\x00", b"\xff", b'"', b"\\", b"{", b"]", b"\\u0000", b"\\ud800", b"1e999", b"\r\n")
+            )
         elif rng.random() < 0.3:
             del out[at:]
     return bytes(out)
@@ -233,7 +241,9 @@ def percent(rng: random.Random, part: str) -> bytes:
     if chance < 0.5:
         return b"".join(bytes([b]) if chr(b).isalnum() and b < 128 else b"%%%02X" % b for b in data)
     if chance < 0.6:
-        return rng.choice((b"%", b"%zz", b"%00", b"%ff%fe", b"%2e%2e%2f", b"%u0041", b"%25%30%30", b";a=b", b"//", b"..", b"%0d%0a"))
+        return rng.choice(
+            (b"%", b"%zz", b"%00", b"%ff%fe", b"%2e%2e%2f", b"%u0041", b"%25%30%30", b";a=b", b"//", b"..", b"%0d%0a")
+        )
     # What ends a request line would only break the framing, and that has its own tests.
     return bytes(b for b in data if b not in b" \r\n\x00") or b"-"
 

@@ -20,7 +20,7 @@ from openclaw_gateway.errors import ConfigError
 from openclaw_gateway.testing import build
 
 from .mutation import altered
-from .watch import SEED
+from .watch import SEED, say
 
 #: what may stand where a value stood
 VALUES = (
@@ -81,9 +81,36 @@ VALUES = (
     '"openclaw_gateway.gateway:Gateway"',
     "'''a\nb'''",
 )
-KEYS = ("use", "url", "limit", "per", "meter", "x", '""', '"a.b"', '"\\u0000"', "__class__", "dynaconf_merge", "to_dict",
-        "gateway", "plugins", "get", "items", "keys", "models", "title", "scopes", "skills", "timeout", "secret",
-        "fallbacks", "burst", "timeouts", "LOAD_DOTENV", "_bypass_evaluation")
+KEYS = (
+    "use",
+    "url",
+    "limit",
+    "per",
+    "meter",
+    "x",
+    '""',
+    '"a.b"',
+    '"\\u0000"',
+    "__class__",
+    "dynaconf_merge",
+    "to_dict",
+    "gateway",
+    "plugins",
+    "get",
+    "items",
+    "keys",
+    "models",
+    "title",
+    "scopes",
+    "skills",
+    "timeout",
+    "secret",
+    "fallbacks",
+    "burst",
+    "timeouts",
+    "LOAD_DOTENV",
+    "_bypass_evaluation",
+)
 TABLES = ("[gateway]", "[gateway.edge]", "[gateway.tls]", "[plugins]", "[plugins.x]", "[plugins.auth.failures]",
           "[plugins.jwt.claims]", "[plugins.jwt.jwks]", "[models]", "[models.x]", "[models.x.timeouts]", "[[models.y]]",
           "[steps.auth]", "[steps.x]", "[skills]", "[skills.x]", "[skills.x.params]", "[a.b.c]", '[plugins."a.b"]',
@@ -162,7 +189,7 @@ def test_any_file_is_built_or_refused_with_its_place(count: int, place: Path) ->
         outcomes[found if found in ("built", "refused") else "fault"] += 1
         if found not in ("built", "refused"):
             wrong.setdefault(found, _difference(kept, data))
-    print(f"\nseed {SEED}: {count} files, {dict(outcomes)}")
+    say(f"seed {SEED}: {count} files, {dict(outcomes)}")
     assert not wrong, f"seed {SEED}: {len(wrong)} kinds\n" + "\n".join(f"{k}\n{v}" for k, v in list(wrong.items())[:10])
     assert outcomes["built"] and outcomes["refused"] > count / 2
 
@@ -192,7 +219,7 @@ def test_any_environment_is_built_or_refused_with_its_place(count: int, place: P
         outcomes[found if found in ("built", "refused") else "fault"] += 1
         if found not in ("built", "refused"):
             wrong.setdefault(found, str(environ))
-    print(f"\nseed {SEED}: {count} environments, {dict(outcomes)}")
+    say(f"seed {SEED}: {count} environments, {dict(outcomes)}")
     assert not wrong, f"seed {SEED}: {len(wrong)} kinds\n" + "\n".join(f"{k}\n{v}" for k, v in list(wrong.items())[:10])
     assert outcomes["built"] and outcomes["refused"]
 

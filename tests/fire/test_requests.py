@@ -19,7 +19,7 @@ from openclaw_gateway.routes import Route
 from openclaw_gateway.testing import build, serving
 
 from .mutation import CREDENTIALS, HEADERS, METHODS, body, percent, sample, text
-from .watch import SEED, listening, wide
+from .watch import SEED, listening, say, wide
 
 KNOWN: dict[str, Any] = {
     "model": "echo",
@@ -142,7 +142,9 @@ class Gunner:
             else:
                 path += percent(rng, text(rng))
         if rng.random() < 0.05:
-            path += rng.choice((b"/", b"//", b"/.", b"/%2e", b";x", b"\xff", b"%ff", b"#", b"/" + percent(rng, text(rng))))
+            path += rng.choice(
+                (b"/", b"//", b"/.", b"/%2e", b";x", b"\xff", b"%ff", b"#", b"/" + percent(rng, text(rng)))
+            )
         if rng.random() < 0.03:
             path = rng.choice((b"*", b"//evil.example/", b"/", b"/" + b"a/" * 500, b"http://127.0.0.1" + path))
         pairs = []
@@ -214,7 +216,7 @@ async def test_no_request_is_answered_by_a_fault_or_by_silence(count: int, tmp_p
             await asyncio.gather(*(lane(i) for i in range(LANES)))
         # whatever came before, a good request is still served
         assert await _session(port, good[1])
-    print(f"\nseed {SEED}: {count} requests, {dict(sorted(statuses.items()))}")
+    say(f"seed {SEED}: {count} requests, {dict(sorted(statuses.items()))}")
     assert not wrong, f"seed {SEED}: {len(wrong)} findings\n" + "\n".join(wrong[:20])
     assert not heard.faults, f"seed {SEED}: {len(heard.faults)} faults\n" + "\n".join(heard.faults[:20])
     # the fire went through every door, and not into one wall

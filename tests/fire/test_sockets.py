@@ -22,7 +22,7 @@ from openclaw_gateway.server import Server
 from openclaw_gateway.testing import build, served
 
 from .mutation import CREDENTIALS, HEADERS, altered, body, percent, text
-from .watch import SEED, listening, wide
+from .watch import SEED, listening, say, wide
 
 FRAMES: tuple[dict[str, Any], ...] = (
     {"type": "message", "id": "m", "content": "hello", "stream": True, "metadata": {"a": 1}},
@@ -70,7 +70,9 @@ def volley(rng: random.Random) -> bytes:
         elif kind == 5:
             out += frame(rng.randrange(16), rng.randbytes(rng.choice((0, 1, 2, 125, 126, 300))))
         elif kind == 6:
-            out += frame(8, rng.choice((b"", b"\x03", b"\x03\xe8", b"\x03\xe8ok", b"\xff\xff", b"\x03\xed", b"\x03\xe8\xff")))
+            out += frame(
+                8, rng.choice((b"", b"\x03", b"\x03\xe8", b"\x03\xe8ok", b"\xff\xff", b"\x03\xed", b"\x03\xe8\xff"))
+            )
         elif kind == 7:
             whole = json.dumps(rng.choice(FRAMES)).encode()
             parts = [whole[i : i + 7] for i in range(0, len(whole), 7)]
@@ -121,7 +123,7 @@ async def test_no_frame_goes_without_an_answer_or_a_code(count: int, tmp_path: P
             async with asyncio.timeout(10):
                 while json.loads(await socket.recv())["type"] != "pong":
                     pass
-    print(f"\nseed {SEED}: {count} volleys, {dict(ends)}")
+    say(f"seed {SEED}: {count} volleys, {dict(ends)}")
     assert not wrong, f"seed {SEED}: {len(wrong)} findings\n" + "\n".join(wrong[:10])
     assert not heard.faults, f"seed {SEED}\n" + "\n".join(heard.faults[:10])
     assert {1000, 1002, 1007} <= ends.keys()
@@ -140,15 +142,16 @@ async def test_every_handshake_is_answered(count: int, tmp_path: Path) -> None:
         with listening() as heard:
             for _ in range(count):
                 request = handshake(rng, session, target.credential)
+                hasty = volley(rng) if rng.random() < 0.2 else b""
                 try:
-                    statuses[status := await answered(target, request)] += 1
+                    statuses[status := await answered(target, request, hasty)] += 1
                 except (asyncio.IncompleteReadError, ConnectionError, TimeoutError) as error:
                     wrong.append(f"no answer ({error!r}): {request[:400]!r}")
                 else:
                     if status >= 500:
                         wrong.append(f"{status}: {request[:400]!r}")
             await nothing_is_left(gateway, server)
-    print(f"\nseed {SEED}: {count} handshakes, {dict(sorted(statuses.items()))}")
+    say(f"seed {SEED}: {count} handshakes, {dict(sorted(statuses.items()))}")
     assert not wrong, f"seed {SEED}: {len(wrong)} findings\n" + "\n".join(wrong[:10])
     assert not heard.faults, f"seed {SEED}\n" + "\n".join(heard.faults[:10])
     assert {101, 400, 401, 404} <= statuses.keys()
@@ -213,12 +216,15 @@ def one_line(value: str) -> bytes:
     return value.encode("latin-1", "replace").translate(None, b"\r\n\x00")
 
 
-async def answered(target: Target, request: bytes) -> int:
-    """Send it, and return the status of the answer."""
+async def answered(target: Target, request: bytes, hasty: bytes = b"") -> int:
+    """Send it, and what should not have been sent before the answer; return the status of the answer."""
     host, port = target.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
         writer.write(request)
+        if hasty:
+            await asyncio.sleep(0)
+            writer.write(hasty)
         async with asyncio.timeout(10):
             return int((await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1])
     finally:

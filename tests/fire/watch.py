@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,11 @@ def wide(directory: Path, **edit: Any) -> Path:
     return configuration(
         directory, edit=edits, tiers={"wide": re.sub(r"(?m)^(limit *= *)[\d_]+", r"\g<1>100000000", text)}
     )
+
+
+def say(line: str) -> None:
+    """Show the figures of a run, with `-s` or where it failed."""
+    sys.stdout.write(f"\n{line}\n")
 
 
 class Heard(logging.Handler):

@@ -5,9 +5,8 @@ It decides who may grant what to whom. It keeps nothing itself, and shows a key'
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar
 
-import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.params import FromPath
 from msgspec import Meta
@@ -16,24 +15,21 @@ from openclaw_gateway.api import (
     PRINCIPAL,
     TIER,
     AuditEntry,
-    Exchange,
     Fact,
     Host,
     KeyStore,
     PluginConfig,
-    Refused,
-    bad_request,
+    answer,
+    body_of,
     declared,
-    decode,
+    exchange_of,
     hookimpl,
     needs,
-    read_body,
-    storable,
+    page_limit,
+    query_of,
 )
 from openclaw_plugins.admin.desk import Desk, OperatorDesk, OrganizationDesk
 from openclaw_plugins.admin.shapes import AuditPage, Issued, Key, KeyPage, NewKey, NewOwnKey, Rotation
-
-B = TypeVar("B")
 
 _MAX_LIMIT = 200
 _LIMIT = Annotated[int, Meta(ge=1, le=_MAX_LIMIT)] | None
@@ -84,8 +80,8 @@ class AdminApi:
             ),
         )
         async def create_key(request: Request[Any, Any, Any]) -> Response[bytes]:
-            asked = await self._body(request, body)
-            return _answer(await desk.create(_exchange(request), asked), 201, _NO_STORE)
+            asked = await body_of(request, body, self._host.settings.max_body)
+            return answer(await desk.create(exchange_of(request), asked), 201, _NO_STORE)
 
         @get(
             path,
@@ -98,12 +94,12 @@ class AdminApi:
             ),
         )
         async def list_keys(request: Request[Any, Any, Any]) -> Response[bytes]:
-            query = _query(request, *organization, "limit", "cursor")
-            return _answer(
+            query = query_of(request, *organization, "limit", "cursor")
+            return answer(
                 await desk.list(
-                    _exchange(request),
+                    exchange_of(request),
                     query.get("organizationId"),
-                    limit=self._limit(query),
+                    limit=page_limit(query, self._config.page, _MAX_LIMIT),
                     cursor=query.get("cursor"),
                 )
             )
@@ -113,7 +109,7 @@ class AdminApi:
             **declared(**behind, summary=f"Show a key {whose}", answer=Key, errors=(401, 403, 404, 429, 503)),
         )
         async def show_key(request: Request[Any, Any, Any], key_id: FromPath[str]) -> Response[bytes]:
-            return _answer(await desk.show(_exchange(request), key_id))
+            return answer(await desk.show(exchange_of(request), key_id))
 
         @post(
             one + "/rotate",
@@ -128,8 +124,8 @@ class AdminApi:
             ),
         )
         async def rotate_key(request: Request[Any, Any, Any], key_id: FromPath[str]) -> Response[bytes]:
-            asked = await self._body(request, Rotation, empty=b"{}")
-            return _answer(await desk.rotate(_exchange(request), key_id, asked), 201, _NO_STORE)
+            asked = await body_of(request, Rotation, self._host.settings.max_body, empty=b"{}")
+            return answer(await desk.rotate(exchange_of(request), key_id, asked), 201, _NO_STORE)
 
         @delete(
             one,
@@ -139,7 +135,7 @@ class AdminApi:
             ),
         )
         async def revoke_key(request: Request[Any, Any, Any], key_id: FromPath[str]) -> None:
-            await desk.revoke(_exchange(request), key_id)
+            await desk.revoke(exchange_of(request), key_id)
 
         return [create_key, list_keys, show_key, rotate_key, revoke_key]
 
@@ -156,44 +152,13 @@ class AdminApi:
             ),
         )
         async def list_audit(request: Request[Any, Any, Any]) -> Response[bytes]:
-            query = _query(request, "organizationId", "limit", "cursor")
+            query = query_of(request, "organizationId", "limit", "cursor")
             page = await self._keys.audit(
-                query.get("organizationId"), limit=self._limit(query), cursor=query.get("cursor")
+                query.get("organizationId"),
+                limit=page_limit(query, self._config.page, _MAX_LIMIT),
+                cursor=query.get("cursor"),
             )
             entries: list[AuditEntry] = page.items
-            return _answer(AuditPage(entries=entries, next_cursor=page.next_cursor))
+            return answer(AuditPage(entries=entries, next_cursor=page.next_cursor))
 
         return list_audit
-
-    async def _body(self, request: Request[Any, Any, Any], type: type[B], *, empty: bytes = b"") -> B:
-        body = await read_body(request.receive, self._host.settings.max_body, request.scope["headers"])
-        return decode(body or empty, type)
-
-    def _limit(self, query: dict[str, str]) -> int:
-        text = query.get("limit")
-        if text is None:
-            return self._config.page
-        if text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= _MAX_LIMIT:
-            return int(text)
-        raise Refused(bad_request(f"limit: expected a whole number from 1 to {_MAX_LIMIT}", param="limit"))
-
-
-def _exchange(request: Request[Any, Any, Any]) -> Exchange:
-    x: Exchange = request.scope["exchange"]  # type: ignore[typeddict-item] # the runner's own key
-    return x
-
-
-def _query(request: Request[Any, Any, Any], *names: str) -> dict[str, str]:
-    """Return the query parameters that the route knows; an unknown or repeated one is refused."""
-    query: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name not in names:
-            raise Refused(bad_request(f"unknown query parameter, expected: {', '.join(names)}", param=name))
-        if name in query:
-            raise Refused(bad_request(f"{name}: given more than once", param=name))
-        query[name] = storable(value, name)
-    return query
-
-
-def _answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response[bytes]:
-    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json", headers=headers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import msgspec
 from litestar import Request, Response, delete, get, post, put
@@ -18,7 +18,6 @@ from openclaw_gateway.api import (
     SESSIONS,
     TIER,
     EventBus,
-    Exchange,
     Fact,
     Host,
     Message,
@@ -29,16 +28,16 @@ from openclaw_gateway.api import (
     Session,
     SessionStore,
     StoreUnavailable,
+    answer,
     bad_request,
+    body_of,
     declared,
-    decode,
+    exchange_of,
     hookimpl,
     needs,
-    read_body,
-    storable,
+    page_limit,
+    query_of,
 )
-
-B = TypeVar("B")
 
 _PATH = "/api/v1/sessions"
 _ONE = _PATH + "/{session_id:str}"
@@ -125,8 +124,8 @@ class SessionApi:
             ),
         )
         async def create_session(request: Request[Any, Any, Any]) -> Response[bytes]:
-            x = _exchange(request)
-            asked = await self._body(request, CreateSession, empty=b"{}")
+            x = exchange_of(request)
+            asked = await body_of(request, CreateSession, self._host.settings.max_body, empty=b"{}")
             session = await store.create(
                 x[PRINCIPAL],
                 tier=x[TIER].name,
@@ -135,7 +134,7 @@ class SessionApi:
                 holds=x.receipt.take_holds(SESSIONS.name) if x.receipt is not None else (),
             )
             x[SESSION_ID] = session.session_id
-            return _answer(session, 201)
+            return answer(session, 201)
 
         @get(
             _PATH,
@@ -148,24 +147,24 @@ class SessionApi:
             ),
         )
         async def list_sessions(request: Request[Any, Any, Any]) -> Response[bytes]:
-            query = _query(request, "status", "limit", "cursor")
+            query = query_of(request, "status", "limit", "cursor")
             status = query.get("status")
             if status is not None and status not in STATUSES:
                 raise Refused(bad_request(f"status: expected one of {', '.join(STATUSES)}", param="status"))
             page = await store.list(
-                _exchange(request)[PRINCIPAL].organization,
+                exchange_of(request)[PRINCIPAL].organization,
                 status=status,
-                limit=self._limit(query),
+                limit=page_limit(query, self._config.page, _MAX_LIMIT),
                 cursor=query.get("cursor"),
             )
-            return _answer(Sessions(page.items, page.next_cursor))
+            return answer(Sessions(page.items, page.next_cursor))
 
         @get(
             _ONE,
             **declared(access="authenticated", summary="Show a session", answer=Session, errors=(401, 403, 404, 429)),
         )
         async def show_session(request: Request[Any, Any, Any], session_id: FromPath[str]) -> Response[bytes]:
-            return _answer(await store.get(_organization(request, session_id), session_id))
+            return answer(await store.get(_organization(request, session_id), session_id))
 
         @put(
             _ONE,
@@ -179,8 +178,8 @@ class SessionApi:
         )
         async def update_session(request: Request[Any, Any, Any], session_id: FromPath[str]) -> Response[bytes]:
             organization = _organization(request, session_id)
-            asked = await self._body(request, UpdateSession)
-            return _answer(await store.update(organization, session_id, metadata=asked.metadata, status=asked.status))
+            asked = await body_of(request, UpdateSession, self._host.settings.max_body)
+            return answer(await store.update(organization, session_id, metadata=asked.metadata, status=asked.status))
 
         @delete(
             _ONE,
@@ -202,11 +201,14 @@ class SessionApi:
         )
         async def list_messages(request: Request[Any, Any, Any], session_id: FromPath[str]) -> Response[bytes]:
             organization = _organization(request, session_id)
-            query = _query(request, "limit", "cursor")
+            query = query_of(request, "limit", "cursor")
             page: Page = await store.messages(
-                organization, session_id, limit=self._limit(query), cursor=query.get("cursor")
+                organization,
+                session_id,
+                limit=page_limit(query, self._config.page, _MAX_LIMIT),
+                cursor=query.get("cursor"),
             )
-            return _answer(Messages(page.items, page.next_cursor))
+            return answer(Messages(page.items, page.next_cursor))
 
         @post(
             _MESSAGES,
@@ -222,9 +224,9 @@ class SessionApi:
             ),
         )
         async def post_message(request: Request[Any, Any, Any], session_id: FromPath[str]) -> Response[bytes]:
-            x = _exchange(request)
+            x = exchange_of(request)
             organization = _organization(request, session_id)
-            asked = await self._body(request, PostMessage)
+            asked = await body_of(request, PostMessage, self._host.settings.max_body)
             new = NewMessage(role=asked.role, content=asked.content, metadata=asked.metadata)
             holds = x.receipt.take_holds(MESSAGES.name) if x.receipt is not None else ()
             (stored,) = await store.append(organization, session_id, [new], holds=holds)
@@ -232,7 +234,7 @@ class SessionApi:
                 # It is stored: a bus that fails logs it, and listeners find the message in the history.
                 with suppress(StoreUnavailable):
                     await self._events.publish(organization, stored.session_id, stored.as_event())
-            return _answer(stored, 201)
+            return answer(stored, 201)
 
         return [
             create_session,
@@ -244,41 +246,8 @@ class SessionApi:
             post_message,
         ]
 
-    async def _body(self, request: Request[Any, Any, Any], type: type[B], *, empty: bytes = b"") -> B:
-        body = await read_body(request.receive, self._host.settings.max_body, request.scope["headers"])
-        return decode(body or empty, type)
-
-    def _limit(self, query: dict[str, str]) -> int:
-        text = query.get("limit")
-        if text is None:
-            return self._config.page
-        if text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= _MAX_LIMIT:
-            return int(text)
-        raise Refused(bad_request(f"limit: expected a whole number from 1 to {_MAX_LIMIT}", param="limit"))
-
-
-def _exchange(request: Request[Any, Any, Any]) -> Exchange:
-    x: Exchange = request.scope["exchange"]  # type: ignore[typeddict-item] # the runner's own key
-    return x
-
 
 def _organization(request: Request[Any, Any, Any], session_id: str) -> str:
-    x = _exchange(request)
+    x = exchange_of(request)
     x[SESSION_ID] = session_id
     return x[PRINCIPAL].organization
-
-
-def _query(request: Request[Any, Any, Any], *names: str) -> dict[str, str]:
-    """Return the query parameters that the route knows; an unknown or repeated one is refused."""
-    query: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name not in names:
-            raise Refused(bad_request(f"unknown query parameter, expected: {', '.join(names)}", param=name))
-        if name in query:
-            raise Refused(bad_request(f"{name}: given more than once", param=name))
-        query[name] = storable(value, name)
-    return query
-
-
-def _answer(value: Any, status: int = 200) -> Response[bytes]:
-    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")

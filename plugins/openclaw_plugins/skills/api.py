@@ -42,6 +42,7 @@ from openclaw_gateway.api import (
     conflict,
     declared,
     decode,
+    exchange_of,
     hookimpl,
     needs,
     not_found,
@@ -206,14 +207,14 @@ class Skills:
             ),
         )
         async def list_skills(request: Request[Any, Any, Any]) -> Response[bytes]:
-            return _answer(SkillList(self._registry.of(_exchange(request)[TIER])))
+            return _answer(SkillList(self._registry.of(exchange_of(request)[TIER])))
 
         @get(
             _ONE,
             **declared(access="authenticated", summary="Show a skill", answer=SkillInfo, errors=(401, 403, 404, 429)),
         )
         async def show_skill(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
-            info = self.find(_exchange(request), name)
+            info = self.find(exchange_of(request), name)
             if info is None:
                 raise Refused(_NO_SKILL)
             return _answer(info)
@@ -230,7 +231,7 @@ class Skills:
             ),
         )
         async def execute_skill(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
-            x = _exchange(request)
+            x = exchange_of(request)
             if self.find(x, name) is None:
                 raise Refused(_NO_SKILL)
             body = await read_body(request.receive, self._config.max_params, request.scope["headers"])
@@ -269,11 +270,6 @@ def _timed_out(execution: Execution) -> Refusal:
         message=f"the skill was cut: {execution.error}",
         extra={"execution": msgspec.to_builtins(execution)},
     )
-
-
-def _exchange(request: Request[Any, Any, Any]) -> Exchange:
-    x: Exchange = request.scope["exchange"]  # type: ignore[typeddict-item] # the runner's own key
-    return x
 
 
 def _answer(value: Any) -> Response[bytes]:

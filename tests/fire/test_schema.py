@@ -1,0 +1,40 @@
+"""schemathesis over the OpenAPI document with all its checks, where the tool is on the path.
+
+It is no dependency of the tests, because it brings a dozen packages along: `pipx install schemathesis`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from openclaw_gateway.testing import build, serving
+
+from .watch import SEED, wide
+
+TOOL = shutil.which("schemathesis")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+@pytest.mark.skipif(TOOL is None, reason="schemathesis is not on the path")
+async def test_the_document_holds_under_all_checks(tmp_path: Path) -> None:
+    assert TOOL is not None
+    gateway = build(wide(tmp_path))
+    async with serving(gateway) as url:
+        token = gateway.plugin("jwt").mint(
+            organization="acme", user="ada", tier="wide", scopes=("admin", "keys"), ttl=36_000
+        )
+        process = await asyncio.create_subprocess_exec(
+            TOOL,
+            *("run", f"{url}/api/openapi.json", "--checks", "all", "--max-examples", "20", "--seed", str(SEED)),
+            *("--header", f"Authorization: Bearer {token}", "--no-color", "--generation-deterministic"),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()[-20_000:]
