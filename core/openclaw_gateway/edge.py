@@ -257,4 +257,6 @@ _PHRASES = {
 
 def _refusal(status: int, code: str, message: str, retry_after: float | None = None) -> Refusal:
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    return Refusal(status=status, code=code, type=kind, message=message, retry_after=retry_after)
+    # RFC 9110 15.5.6: a 405 names what is possible; here that is true of every path.
+    allow = ((b"allow", b"DELETE, GET, HEAD, PATCH, POST, PUT"),) if status == 405 else ()
+    return Refusal(status=status, code=code, type=kind, message=message, retry_after=retry_after, headers=allow)

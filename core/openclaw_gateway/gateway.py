@@ -169,10 +169,6 @@ class Gateway:
         """Lines for the operator, once everything is open."""
         return [line for found in self._each("notices") for line in found]
 
-    def migrations(self) -> list[Path]:
-        """Folders of plugins' own Alembic revisions."""
-        return list(self._each("migrations"))
-
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self.runner(scope, receive, send)
 

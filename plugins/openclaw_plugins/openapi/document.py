@@ -164,11 +164,29 @@ def _responses(route: Route, schemas: Mapping[int, Any]) -> dict[str, Any]:
     responses = {str(status): good}
     for code in sorted(statuses):
         error = _error(HTTPStatus(code).phrase, schemas)
+        if route.surface == "anthropic":
+            error["content"]["application/json"] = {"schema": _ANTHROPIC_ERROR}
         if code in (429, 503):
             error["headers"]["Retry-After"] = {"$ref": "#/components/headers/Retry-After"}
         responses[str(code)] = error
     responses["default"] = {"$ref": "#/components/responses/Error"}
     return responses
+
+
+#: what the clients of that surface read; the edge and an unmatched path still answer with the gateway's own body
+_ANTHROPIC_ERROR: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "error", "request_id"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+        "request_id": {"type": ["string", "null"]},
+    },
+}
 
 
 def _error(description: str, schemas: Mapping[int, Any]) -> dict[str, Any]:
