@@ -46,8 +46,8 @@ class Response:
         x = self._x
         if kind == "http.response.body":
             last = not message.get("more_body", False)
-            if last and x.receipt is not None and x.receipt.holds:
-                await self._commit()
+            if last:
+                await self._settle(self._held["status"] if self._held is not None else x.outcome.status)
             if self._held is not None:
                 await self._begin(self._held)
             data = message.get("body", b"")
@@ -88,6 +88,7 @@ class Response:
         if self._x.method == "HEAD":
             body = b""
         self._held = None
+        await self._settle(status)
         if self._x.guard is not None:
             self._x.guard.started(status, headers)
             self._x.guard.chunk(body)
@@ -141,10 +142,11 @@ class Response:
         x.outcome.status = head.status
         return head.headers
 
-    async def _commit(self) -> None:
+    async def _settle(self, status: int) -> None:
+        """Resolve what is held before the last byte, so that a client never sees an answer ahead of its charge."""
         receipt = self._x.receipt
-        assert receipt is not None
-        status = self._held["status"] if self._held is not None else self._x.outcome.status
+        if receipt is None or not receipt.holds:
+            return
         if status < 400:
             await receipt.commit()
         else:
