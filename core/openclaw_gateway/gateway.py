@@ -210,6 +210,9 @@ class Gateway:
                     f"plugin {definition.id!r} ({definition.use}) lives in one process, so its limits would lie"
                 )
                 findings.append(Finding(("gateway", "workers"), message, expected="workers = 1"))
+        if workers > 1 and not findings:
+            message = "one process serves, in this version: start as many replicas as you want workers"
+            findings.append(Finding(("gateway", "workers"), message, expected="workers = 1"))
         self._refuse(findings, problems)
         self._hooks.check_pending()
 

@@ -19,7 +19,7 @@ from openclaw_gateway import hooks
 from openclaw_gateway.config.document import StepSettings
 from openclaw_gateway.exchange import Fact
 from openclaw_gateway.facts import PRINCIPAL, TIER
-from openclaw_gateway.meters import BUILT_IN, Charge, Limit, Meter
+from openclaw_gateway.meters import BUILT_IN, Charge, Meter
 from openclaw_gateway.plans import Plan
 from openclaw_gateway.routes import UNMATCHED, Bound, Route
 from openclaw_gateway.structs import Finding
@@ -210,7 +210,9 @@ def compile_routes(
         bearing = [(s.id, s.plugin) for s in one.steps if s.reads_facts(route)]
         gaps += [f.message for f in misordered(bearing, given=given)]
         metered_by: dict[str, tuple[str, ...]] = {}
-        for meters, plans in ((route.meters, one.plans), (route.message_meters, one.message_plans)):
+        later: dict[str, Plan] = {}  # what handlers charge themselves must be limited too; Admission has its plans
+        emitted = ((route.meters, one.plans), (route.message_meters, one.message_plans), (route.charges_later, later))
+        for meters, plans in emitted:
             if not meters:
                 continue
             for tier in tiers.values():
@@ -254,11 +256,6 @@ def plans_by_meter(
     }
     whole = {tier.name: plan_of(steps, any_route, tuple(meters.values()), tier) for tier in tiers.values()}
     return single, whole
-
-
-def all_limits(whole: Mapping[str, Plan]) -> dict[str, tuple[Limit, ...]]:
-    """Return the typed limits of each tier."""
-    return {tier: plan.limits for tier, plan in whole.items()}
 
 
 def known_meters(routes: Iterable[Route]) -> dict[str, Meter]:

@@ -10,7 +10,6 @@ import msgspec
 
 from openclaw_gateway.config.layers import TomlFile
 from openclaw_gateway.config.problems import Problem
-from openclaw_gateway.meters import BUILT_IN
 from openclaw_gateway.structs import Finding, collect, nearest
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def idle_limits(
     tiers: Mapping[str, Tier], owners: Iterable[str], whole: Mapping[str, Plan], routes: Iterable[Route]
 ) -> list[tuple[str, Finding]]:
     """Find limits whose meter nothing emits, each with its tier: they would count nothing."""
-    emitted = {meter.name for meter in BUILT_IN.values() if not meter.required}
+    emitted: set[str] = set()
     for route in routes:
         emitted |= {m.name for m in (*route.meters, *route.message_meters, *route.charges_later)}
     found = []

@@ -245,7 +245,7 @@ def test_what_is_wrong_is_refused_with_its_place(tmp_path: Path) -> None:
         build(configuration(tmp_path / "c", edit={"plugins.counters.use": "counters.redis"}))
 
 
-def test_more_workers_are_allowed_where_counters_are_shared(tmp_path: Path) -> None:
+def test_counters_on_a_store_are_no_reason_against_more_workers(tmp_path: Path) -> None:
     edit = {**SHARED, "plugins.redis.url": "redis://127.0.0.1:1", "gateway.workers": 3, "gateway.port": 0}
     try:
         build(configuration(tmp_path, edit=edit))

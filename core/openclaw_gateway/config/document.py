@@ -67,7 +67,8 @@ class GatewaySettings(PluginConfig, frozen=True, kw_only=True):
     )
     tiers: Annotated[str, Meta(description="Folder of the tier files, relative to this file.")] = "tiers"
     workers: Annotated[
-        int, Meta(ge=1, le=64, description="Processes that serve. More than one needs shared stores.")
+        int,
+        Meta(ge=1, le=64, description="Processes that serve; this version serves with one. Start replicas for more."),
     ] = 1
     trusted_proxies: Annotated[
         tuple[str, ...],

@@ -8,7 +8,7 @@ import msgspec
 from litestar import Request, Response, asgi, get
 from litestar.types import Receive, Scope, Send
 
-from openclaw_gateway.api import MESSAGES, REQUESTS, TIER, Exchange, Refused, declared, not_found
+from openclaw_gateway.api import MESSAGES, REQUESTS, SKILLS, TIER, Exchange, Refused, declared, not_found
 from openclaw_plugins.chat.anthropic_answers import MessageAnswer
 from openclaw_plugins.chat.anthropic_requests import MessagesRequest
 from openclaw_plugins.chat.models import Models
@@ -48,6 +48,7 @@ def surface(chat: Answering, models: Models) -> list[Any]:
             access="authenticated",
             methods=("POST",),
             meters=(REQUESTS, MESSAGES),
+            charges_later=(SKILLS,),
             surface="openai",
             summary="Complete a chat, whole or as an event stream.",
             body=Completion,

@@ -18,9 +18,11 @@ from litestar.types import Receive, Scope, Send
 from msgspec import Meta
 
 from openclaw_gateway.api import (
+    MESSAGES,
     PRINCIPAL,
     REQUEST_ID,
     SESSION_ID,
+    SKILLS,
     TIER,
     WS_CONNECTIONS,
     WS_MESSAGES,
@@ -149,6 +151,7 @@ class Realtime:
                 methods=("WEBSOCKET",),
                 meters=(WS_CONNECTIONS,),
                 message_meters=(WS_MESSAGES,),
+                charges_later=(MESSAGES, SKILLS),
                 surface="websocket",
                 summary="Talk in a session: frames both ways.",
                 query=HANDSHAKE,

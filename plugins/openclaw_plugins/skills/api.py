@@ -224,6 +224,7 @@ class Skills:
             status_code=200,
             **declared(
                 access="authenticated",
+                charges_later=(SKILLS,),
                 summary="Run a skill, and wait for its end",
                 body=ExecuteSkill,
                 answer=Execution,
