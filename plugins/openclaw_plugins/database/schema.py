@@ -98,6 +98,10 @@ async def downgrade(connection: AsyncConnection, folders: Sequence[Path], revisi
 
 async def ensure_partitions(connection: AsyncConnection) -> None:
     """Create the partitions of this month and of the next ones where they are missing (PostgreSQL)."""
+    # The function looks before it creates: of two callers at one moment, the second waits and then finds them there.
+    await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('openclaw_ensure_message_partitions'))"))
+    # Only the lock of a table makes a session hear of tables that others have made: the function's own look is cached.
+    await connection.execute(text("SELECT 1 FROM openclaw_messages LIMIT 0"))
     await connection.execute(text("SELECT openclaw_ensure_message_partitions(:ahead)"), {"ahead": MONTHS_AHEAD})
 
 
