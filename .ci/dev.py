@@ -71,7 +71,7 @@ def main() -> NoReturn:
     if chosen == "test":
         # The tests come last: what they sum up is the last line of the run.
         # Most of them wait for real servers, so more processes than cores share the time.
-        how = rest or ["-n", "4", "--dist", "worksteal", "--durations", "10"]
+        how = rest or ["-n", "3", "--dist", "worksteal", "--durations", "10"]
         tests = subprocess.run([tools / "python", "-m", "pytest", *how], cwd=ROOT, check=False)
         sys.exit(tests.returncode or bool(failed))
     sys.exit(bool(failed))
