@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from small import CONFIG, TIERS
 
+from openclaw_gateway import __version__
 from openclaw_gateway.cli import main
 from openclaw_gateway.testing import configuration
 
@@ -150,4 +151,12 @@ def test_init_writes_a_configuration_that_checks(tmp_path: Path) -> None:
 def test_plugins_says_where_each_comes_from(config: Path) -> None:
     rows = json.loads(run("plugins", "--config", config, "--json").output)["plugins"]
     ratelimit = next(r for r in rows if r["name"] == "ratelimit")
-    assert ratelimit["origin"].startswith("openclaw-gateway ")
+    assert ratelimit["origin"] == "openclaw-gateway"
+    assert ratelimit["version"] == __version__
+    assert "charges" in ratelimit["hooks"]
+
+
+def test_plugins_are_listed_where_the_configuration_has_mistakes(tmp_path: Path, small: None) -> None:
+    path = configuration(tmp_path, toml=CONFIG.replace("port", "prot") + '\n[plugins.more]\nuse = "ratelimit"\n')
+    rows = json.loads(run("plugins", "--config", path, "--json").output)["plugins"]
+    assert next(r for r in rows if r["name"] == "ratelimit")["ids"] == ["more"]

@@ -26,8 +26,10 @@ def init(directory: Path, force: bool) -> None:
         click.echo(f"{' and '.join(taken)} exist already; nothing was written (--force overwrites)", err=True)
         sys.exit(PROBLEM_FOUND)
     folder.mkdir(parents=True, exist_ok=True)
-    # Editors complete and check by the schema that the first line names.
-    target.write_text("#:schema ./openclaw.schema.json\n" + asset("openclaw.toml").read_text())
+    # Editors complete and check by the schema that the first line names; Tombi would otherwise warn of every key that
+    # a plugin's branch of the schema allows.
+    directives = "#:schema ./openclaw.schema.json\n#:tombi schema.strict = false\n"
+    target.write_text(directives + asset("openclaw.toml").read_text())
     (directory / "openclaw.schema.json").write_text(written(document_schema()))
     (folder / "tier.schema.json").write_text(written(tier_schema()))
     for source in sorted(asset("tiers").glob("*.toml")):

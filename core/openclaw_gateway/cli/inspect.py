@@ -1,4 +1,4 @@
-"""`pipeline`, `plugins`, `routes`, `info`: what is configured, and what boot has proved of it."""
+"""`pipeline`, `routes`, `info`: what is configured, and what boot has proved of it."""
 
 from __future__ import annotations
 
@@ -33,27 +33,6 @@ def pipeline(config: Path | None, as_json: bool, explain: tuple[str, str] | None
     for s in steps:
         for key, value in s["parameters"].items():
             click.echo(f"  {s['id']}.{key} = {value}")
-
-
-@click.command()
-@config_option
-@json_option
-def plugins(config: Path | None, as_json: bool) -> None:
-    """List the configured plugins and the ones that are installed."""
-    from openclaw_gateway.loader import installed
-
-    gateway = load(config)
-    used = {d.use: d.id for d in gateway.definitions}
-    rows = []
-    for name, points in sorted(installed().items()):
-        for point in points:
-            origin = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "?"
-            rows.append({"name": name, "id": used.get(name), "origin": origin, "class": point.value})
-    if as_json:
-        print_json({"plugins": rows})
-        return
-    columns = ("name", "id", "origin", "class")
-    table([[str(r[column] or "-") for column in columns] for r in rows], ["plugin", "id", "from", "class"])
 
 
 @click.command()
