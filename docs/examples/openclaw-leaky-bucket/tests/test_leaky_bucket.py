@@ -8,6 +8,7 @@ from openclaw_leaky_bucket import Buckets
 from openclaw_gateway.api import Counters, Limit, Take
 from openclaw_gateway.errors import ConfigError
 from openclaw_gateway.testing import ManualClock, build, configuration
+from openclaw_gateway.testing.contracts import CountersContract
 
 LIMIT = Limit(name="r.requests", meter="requests", kind="rate", limit=60, window=60.0, algorithm="gcra", burst=3)
 OTHER = Limit(name="r.more", meter="requests", kind="rate", limit=60, window=60.0, algorithm="gcra", burst=1)
@@ -57,6 +58,16 @@ async def test_a_bucket_that_has_run_dry_is_forgotten(buckets: Buckets, clock: M
     clock.advance(86_401)
     await calls(buckets, 1, "later")
     assert [organization for organization, _, _ in buckets._levels] == ["later"]
+
+
+class TestContract(CountersContract):
+    """What every plugin that counts must do."""
+
+    algorithm = "gcra"
+
+    @pytest.fixture
+    def counters(self) -> Counters:
+        return Buckets(ManualClock().monotonic)
 
 
 def test_it_satisfies_the_protocol_of_an_account(buckets: Buckets) -> None:
