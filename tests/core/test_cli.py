@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -160,3 +161,18 @@ def test_plugins_are_listed_where_the_configuration_has_mistakes(tmp_path: Path,
     path = configuration(tmp_path, toml=CONFIG.replace("port", "prot") + '\n[plugins.more]\nuse = "ratelimit"\n')
     rows = json.loads(run("plugins", "--config", path, "--json").output)["plugins"]
     assert next(r for r in rows if r["name"] == "ratelimit")["ids"] == ["more"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes(shell: str) -> None:
+    assert "_OPENCLAW_GATEWAY_COMPLETE" in run("completion", shell).output
+    environment = {
+        "PATH": os.environ["PATH"],
+        "_OPENCLAW_GATEWAY_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": "openclaw-gateway pl",
+        "COMP_CWORD": "pl" if shell == "fish" else "1",
+    }
+    command = Path(sys.executable).with_name("openclaw-gateway")
+    done = subprocess.run([command], env=environment, capture_output=True, text=True, timeout=60)
+    assert "plugin" in done.stdout and "plugins" in done.stdout
+    assert "serve" not in done.stdout

@@ -12,6 +12,7 @@ GROUP = "openclaw.commands"
 #: our own subcommands; a plugin's come by the entry-point group `openclaw.commands`
 _OWN = {
     "check": "openclaw_gateway.cli.check:check",
+    "completion": "openclaw_gateway.cli.completion:completion",
     "config": "openclaw_gateway.cli.config:config",
     "doctor": "openclaw_gateway.cli.doctor:doctor",
     "info": "openclaw_gateway.cli.inspect:info",

@@ -22,11 +22,11 @@ def config() -> None:
 @json_option
 def show(config: Path | None, as_json: bool) -> None:
     """Print every effective value with its origin."""
-    values = _values(load(config))
+    found = values(load(config))
     if as_json:
-        print_json(values)
+        print_json(found)
         return
-    for key, entry in values.items():
+    for key, entry in found.items():
         click.echo(f"{key} = {entry['value']}  # {entry['origin']}")
 
 
@@ -38,10 +38,10 @@ def explain(config: Path | None, as_json: bool, key: str) -> None:
     """Say what KEY is, where it was set, and what it shadows."""
     from openclaw_gateway.structs import nearest
 
-    values = _values(load(config))
-    entry = values.get(key)
+    found = values(load(config))
+    entry = found.get(key)
     if entry is None:
-        meant = nearest(key, values)
+        meant = nearest(key, found)
         click.echo(f"no such key: {key}{f'; did you mean {meant}?' if meant else ''}", err=True)
         sys.exit(2)
     if as_json:
@@ -52,7 +52,8 @@ def explain(config: Path | None, as_json: bool, key: str) -> None:
             click.echo(f"{name}: {value}")
 
 
-def _values(gateway: Any) -> dict[str, dict[str, Any]]:
+def values(gateway: Any) -> dict[str, dict[str, Any]]:
+    """Return every effective value by its dotted key, with its type and origin; never the text of a secret."""
     found: dict[str, dict[str, Any]] = {}
 
     def walk(struct: Any, keys: tuple[str, ...]) -> None:

@@ -34,13 +34,19 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 @json_option
 @click.option("--fix", is_flag=True, help="Mend what can be mended without a choice of yours.")
 @click.option("--deep", is_flag=True, help="Also open every plugin and ask its health checks.")
-def doctor(config: Path | None, as_json: bool, fix: bool, deep: bool) -> None:
+@click.option(
+    "--bundle",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write a zip file for a report of a problem, without any secret.",
+)
+def doctor(config: Path | None, as_json: bool, fix: bool, deep: bool, bundle: Path | None) -> None:
     """Look for what is wrong or risky; exit 1 where an error is found."""
     from openclaw_gateway.config.layers import Layers, TomlFile
     from openclaw_gateway.errors import ConfigError
     from openclaw_gateway.gateway import Gateway
 
     path, _ = located(config)
+    gateway = None
     try:
         gateway = Gateway(Layers(TomlFile(path, str(path))))
     except ConfigError as error:
@@ -54,6 +60,8 @@ def doctor(config: Path | None, as_json: bool, fix: bool, deep: bool) -> None:
             found += _deep(gateway)
         if fix:
             found = [d for d in found if not (d.fixable and _mend(gateway, d))]
+    if bundle is not None:
+        _bundle(bundle, gateway, found)
     if as_json:
         print_json({"findings": found})
     else:
@@ -61,6 +69,15 @@ def doctor(config: Path | None, as_json: bool, fix: bool, deep: bool) -> None:
             click.echo(f"{d.id} {d.severity}: {d.evidence}\n     fix: {d.fix}{' (--fix does it)' if d.fixable else ''}")
         click.echo(f"{len(found)} finding{'s' if len(found) != 1 else ''}")
     sys.exit(PROBLEM_FOUND if any(d.severity == "error" for d in found) else 0)
+
+
+def _bundle(file: Path, gateway: Gateway | None, found: list[Diagnosis]) -> None:
+    from openclaw_gateway.cli.bundle import write_bundle
+
+    try:
+        write_bundle(file, gateway, found)
+    except OSError as error:
+        raise click.BadParameter(f"{file}: {error.strerror}", param_hint="--bundle") from None
 
 
 def _diagnose(gateway: Gateway) -> Iterator[Diagnosis]:
