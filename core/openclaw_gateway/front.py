@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,6 +31,8 @@ class Front:
         self._environ = environ
         self._reloading = asyncio.Lock()
         self._retired: set[asyncio.Task[None]] = set()
+        #: called when a reload is over: the new gateway serves, and the old one is closed
+        self.after_reload: Callable[[], None] = lambda: None
 
     @property
     def gateway(self) -> Gateway:
@@ -95,6 +97,7 @@ class Front:
                 # What outlives requests (sockets) is told to come back, and then meets the new gateway.
                 await old.gateway.drain(within)
         await old.close()
+        self.after_reload()
 
 
 class _Served:

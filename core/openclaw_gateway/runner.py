@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from litestar.exceptions import MethodNotAllowedException
 
 from openclaw_gateway.decoding import Disconnected
+from openclaw_gateway.eager import within
 from openclaw_gateway.errors import Refused, StoreUnavailable, UpstreamFailed
 from openclaw_gateway.exchange import Exchange, Reply
 from openclaw_gateway.facts import PRINCIPAL, REQUEST_ID, TIER
@@ -176,8 +177,7 @@ class Runner:
     async def _step(self, x: Exchange, call: Call) -> Reply | Refusal | None:
         try:
             if call.awaits:
-                async with asyncio.timeout(call.step.settings.timeout):
-                    reply = await call.function(x)
+                reply = await within(call.step.settings.timeout, call.function(x))
             else:
                 reply = call.function(x)
         except Exception as error:  # noqa: BLE001 - a step's fault is answered by its on_error, whatever it raised

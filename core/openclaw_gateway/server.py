@@ -17,6 +17,7 @@ from typing import Any
 
 import uvicorn
 
+from openclaw_gateway.collecting import settle
 from openclaw_gateway.edge import Edge
 from openclaw_gateway.front import Front, reload_and_report
 from openclaw_gateway.gateway import Gateway
@@ -117,6 +118,8 @@ def run(gateway: Gateway, *, ready: Callable[[], None]) -> int:
 async def _run(gateway: Gateway, ready: Callable[[], None]) -> int:
     server = Server(gateway, ready=ready)
     async with server.front.serving():
+        settle()
+        server.front.after_reload = settle
         with _presence(server):
             await server.serve()
         return 0 if server.started else 1

@@ -31,7 +31,9 @@ def test_a_bundle_holds_what_a_report_needs_and_no_secret(tmp_path: Path, monkey
     whole = "".join(texts.values())
     for secret in ("battery-staple", "pass-word-of-the-url"):
         assert secret not in whole
-    assert json.loads(texts["configuration.json"])["plugins.api_key.pepper"]["value"] == "Secret(env:SECRET_OF_THE_TEST)"
+    assert (
+        json.loads(texts["configuration.json"])["plugins.api_key.pepper"]["value"] == "Secret(env:SECRET_OF_THE_TEST)"
+    )
     assert json.loads(texts["limits.json"])["teams"]
     again = CliRunner().invoke(main, ["doctor", "--config", str(path), "--bundle", str(bundle)])
     assert again.exit_code == 2
