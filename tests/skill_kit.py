@@ -22,13 +22,19 @@ class Act:
 
     version = "2.1"
     timeout = 0.5
-    cancelled: list[str] = []  # noqa: RUF012 - what the tests look at
+    began: list[str] = []  # noqa: RUF012 - what the tests look at
+    cancelled: list[str] = []  # noqa: RUF012
 
     class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         how: str
         times: Annotated[int, Meta(ge=1, le=5)] = 1
 
     async def run(self, params: Params, call: SkillCall) -> Any:
+        self.began.append(call.execution_id)
+        if params.how == "meet":
+            async with asyncio.timeout(2):
+                while len(self.began) < params.times:
+                    await asyncio.sleep(0.005)
         if params.how == "sleep":
             try:
                 await asyncio.sleep(30)
@@ -89,6 +95,7 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> None:
     extra = [Offered(name, f"skill_kit:{cls.__name__}", python.GROUP) for name, cls in OFFERED.items()]
     monkeypatch.setattr(python, "entry_points", lambda group: [*real, *extra])
     Act.cancelled.clear()
+    Act.began.clear()
 
 
 async def execute(here: Place, skill: str, session: str | None, /, **params: Any) -> tuple[int, Any]:

@@ -73,6 +73,7 @@ from openclaw_gateway.refusals import (
 from openclaw_gateway.requests import answer, body_of, exchange_of, page_limit, query_of
 from openclaw_gateway.routes import Route, declared
 from openclaw_gateway.skills import (
+    ChangingSkills,
     Execution,
     ExecutionStatus,
     MessageSearch,
@@ -110,6 +111,7 @@ __all__ = [
     "Authenticator",
     "Balance",
     "By",
+    "ChangingSkills",
     "Charge",
     "ChargeReferences",
     "Clock",

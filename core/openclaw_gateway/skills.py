@@ -11,6 +11,7 @@ import msgspec
 if TYPE_CHECKING:
     from openclaw_gateway.conversations import Message
     from openclaw_gateway.exchange import Exchange
+    from openclaw_gateway.tiers import Tier
 
 ExecutionStatus = Literal["pending", "running", "completed", "failed", "timeout", "cancelled", "lost"]
 
@@ -25,6 +26,8 @@ class SkillInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     kind: str
     eligible: bool = True
     missing: tuple[str, ...] = ()
+    #: whether a model may choose it by itself
+    model_visible: bool = True
 
 
 class SkillFailed(Exception):
@@ -103,7 +106,16 @@ class SkillSource(Protocol):
     """Brings skills of one kind."""
 
     def skills(self) -> Sequence[Skill]:
-        """Return them all; asked once, when the source's lifespan is open."""
+        """Return them all; asked when the source's lifespan is open, and again when it says that they changed."""
+        ...
+
+
+@runtime_checkable
+class ChangingSkills(Protocol):
+    """A source whose skills come and go while the gateway runs."""
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Call it, on the loop, whenever `skills` would return something else. Asked once, at the start."""
         ...
 
 
@@ -121,10 +133,25 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_
 
 
 class SkillRun(Protocol):
-    """A run that nothing refuses any more, and that is charged with its first step."""
+    """A run that nothing refuses any more, and whose charge is held until it ends.
+
+    It counts where it completed, and where its client cut it; what failed by itself costs nothing.
+    """
 
     @property
     def info(self) -> SkillInfo: ...
+
+    def begin(self) -> None:
+        """Start it now, and take its charge out of the exchange: before another run of that is prepared."""
+        ...
+
+    def stop(self) -> None:
+        """End it now, for its client: it is kept as cancelled and charged. Nothing where it has ended."""
+        ...
+
+    def cut(self) -> None:
+        """End it now, for the gateway: it is kept as cancelled and costs nothing."""
+        ...
 
     async def execute(self) -> Execution:
         """Run to the end, whatever it is; once. Whoever cancels the wait cancels the run, and it is kept as that.
@@ -142,6 +169,10 @@ class SkillRunner(Protocol):
         """Return the skill, if the caller's tier has it."""
         ...
 
+    def offered(self, tier: Tier) -> Sequence[SkillInfo]:
+        """Return what a model may choose from for callers of a tier: the same object until it changes."""
+        ...
+
     async def prepare(
         self,
         x: Exchange,
@@ -151,11 +182,13 @@ class SkillRunner(Protocol):
         params: Mapping[str, Any] | None = None,
         text: str = "",
         ref: str | None = None,
+        heard: Callable[[str, str | None], None] | None = None,
     ) -> SkillRun:
         """Check all that can refuse, and take the charge. Raises Refused; 404 for a skill that the caller has not.
 
         Without `params` they are made of `text`: it becomes the parameter `input`, or the one that the skill
-        requires, if that takes a text. `ref` comes back in the events of the session.
+        requires, if that takes a text. `ref` comes back in the events of the session. `heard` is told of each state
+        as it comes, and must not wait.
         """
         ...
 

@@ -1,7 +1,8 @@
-"""Runs of skills as rows, on every backend: begun with their charge, ended once, and by the reaper if by nobody."""
+"""Runs of skills as rows, on every backend: ended once, with their charge, and by the reaper if by nobody."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,14 +23,14 @@ def executions(stores: Stores) -> Executions:
     return Executions(stores.database, stores.accounts, SystemClock())
 
 
-async def begun(stores: Stores, executions: Executions, *, holds: tuple[Hold, ...] = (), session: bool = True) -> str:
+async def begun(stores: Stores, executions: Executions, *, session: bool = True) -> str:
     id, session_id = str(uuid7()), None
     if session:
         who = Principal(organization="acme", user="ada", tier="teams", method="api_key", credential="k")
         session_id = (await stores.sessions.create(who, tier="teams", metadata={}, ttl=None, holds=())).session_id
     params = {"a": [1, "ü", None], "big": 2**70}
     await executions.begin(
-        id, organization="acme", user="ada", session_id=session_id, skill="act", params=params, at_most=5, holds=holds
+        id, organization="acme", user="ada", session_id=session_id, skill="act", params=params, at_most=5
     )
     return id
 
@@ -39,20 +40,46 @@ async def row(stores: Stores, id: str) -> Any:
         return (await connection.execute(table.select().where(table.c.execution_id == id))).mappings().one()
 
 
-async def end(executions: Executions, id: str, status: Any, organization: str = "acme") -> None:
-    await executions.end(id, organization, status=status, result={"x": "\x00"}, error=None, duration_ms=7)
+async def end(
+    executions: Executions,
+    id: str,
+    status: Any,
+    organization: str = "acme",
+    holds: Sequence[Hold] = (),
+    counts: bool = True,
+) -> None:
+    result = {"x": "\x00"}
+    await executions.end(
+        id, organization, status=status, result=result, error=None, duration_ms=7, holds=holds, counts=counts
+    )
 
 
-async def test_a_run_is_begun_with_its_charge_and_ended_once(stores: Stores, executions: Executions) -> None:
+async def reserved(stores: Stores) -> Sequence[Hold]:
     _, holds = await stores.accounts.reserve("acme", [Take(LIMIT, "s")])
-    id = await begun(stores, executions, holds=tuple(holds))
-    (balance,) = await stores.accounts.peek("acme", [Take(LIMIT, "s")])
-    assert balance.used == 1
+    return holds
+
+
+async def settled(stores: Stores) -> tuple[int, int]:
+    """What is used of the limit, and what is still held."""
+    async with stores.database.transaction(None, operation="select", table="t") as connection:
+        found = await connection.execute(
+            text("SELECT coalesce(sum(used), 0), coalesce(sum(held), 0) FROM openclaw_usage")
+        )
+        used, held = found.one()
+        return int(used), int(held)
+
+
+async def test_a_run_is_ended_once_with_its_charge(stores: Stores, executions: Executions) -> None:
+    holds = await reserved(stores)
+    id = await begun(stores, executions)
+    assert await settled(stores) == (0, 1)
     assert (await row(stores, id))["status"] == "running"
     await end(executions, id, "completed", organization="other")
     assert (await row(stores, id))["status"] == "running"
-    await end(executions, id, "completed")
-    await end(executions, id, "failed")
+    await end(executions, id, "completed", holds=holds)
+    assert await settled(stores) == (1, 0)
+    await end(executions, id, "failed", holds=holds, counts=False)
+    assert await settled(stores) == (1, 0)
     kept = await row(stores, id)
     assert (kept["status"], kept["result"], kept["duration_ms"]) == ("completed", {"x": "\x00"}, 7)
     assert kept["params"] == {"a": [1, "ü", None], "big": 2**70}
@@ -88,13 +115,25 @@ async def test_runs_go_with_their_session_and_others_in_time(stores: Stores, exe
         assert (await connection.execute(text("SELECT count(*) FROM openclaw_skill_executions"))).scalar() == 0
 
 
-async def test_a_run_without_its_charge_is_not_begun(stores: Stores, executions: Executions) -> None:
+async def test_what_does_not_count_and_what_the_reaper_has_ended_costs_nothing(
+    stores: Stores, executions: Executions
+) -> None:
+    first, second = await reserved(stores), await reserved(stores)
+    failed, lost = await begun(stores, executions), await begun(stores, executions)
+    await end(executions, failed, "failed", holds=first, counts=False)
+    assert await settled(stores) == (0, 1)
+    await end(executions, lost, "lost")
+    await end(executions, lost, "completed", holds=second)
+    assert await settled(stores) == (0, 0)
+
+
+async def test_a_run_is_not_ended_without_its_charge(stores: Stores, executions: Executions) -> None:
     class Broken:
         async def commit(self, *_: Any, **__: Any) -> None:
             raise RuntimeError("no")
 
+    id = await begun(stores, executions)
     broken = Executions(stores.database, Broken(), SystemClock())  # type: ignore[arg-type] # fails on purpose
     with pytest.raises(RuntimeError):
-        await begun(stores, broken, session=False)
-    async with stores.database.transaction(None, operation="select", table="t") as connection:
-        assert (await connection.execute(text("SELECT count(*) FROM openclaw_skill_executions"))).scalar() == 0
+        await end(broken, id, "completed", holds=await reserved(stores))
+    assert (await row(stores, id))["status"] == "running"

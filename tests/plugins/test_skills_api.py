@@ -47,6 +47,7 @@ async def test_skills_are_listed_and_shown_with_their_schema(here: Place) -> Non
         "kind": "python",
         "eligible": True,
         "missing": [],
+        "modelVisible": True,
         "parameters": {
             "type": "object",
             "properties": {
@@ -172,7 +173,7 @@ async def test_time_that_is_up_is_504_and_really_cancels(here: Place) -> None:
     assert (execution["status"], execution["skillName"]) == ("timeout", "act")
     assert Act.cancelled == [execution["executionId"]]
     (row,) = await rows(here)
-    assert row["status"] == "timeout"
+    assert row["status"] == "timeout" and await used(here, session) == 0
     assert here.metric("skill_execution_errors_total", skill_name="act", error_type="timeout") == 1
 
 
@@ -203,6 +204,7 @@ async def test_a_run_that_fails_is_told_and_kept(here: Place, how: str, error: s
     assert (status, body["status"], body["error"], body["result"]) == (200, "failed", error, None)
     (row,) = await rows(here)
     assert (row["status"], row["error"], row["result"]) == ("failed", error, None)
+    assert await used(here, row["session_id"]) == 0
     assert here.metric("skill_executions_total", skill_name="act", status="failed") == 1
     assert here.metric("skill_execution_errors_total", skill_name="act", error_type=error_type) == 1
 
@@ -284,7 +286,7 @@ async def test_a_stop_keeps_what_ran_as_cancelled(
         status, body = await asking
         assert (status, body["status"]) == (200, "cancelled")
         (row,) = await rows(here)
-        assert row["status"] == "cancelled"
+        assert row["status"] == "cancelled" and await used(here, session) == 0
 
 
 async def test_a_run_that_cannot_be_begun_costs_nothing(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,10 +42,12 @@ from openclaw_plugins.chat.anthropic_requests import read_messages
 from openclaw_plugins.chat.attempts import Attempts
 from openclaw_plugins.chat.conversation import SessionTurn, prompt
 from openclaw_plugins.chat.models import Models
+from openclaw_plugins.chat.offers import ToolLoopConfig
 from openclaw_plugins.chat.requests import new_turn, read_completion, read_embedding
 from openclaw_plugins.chat.shapes import Completion
 from openclaw_plugins.chat.skill_answers import SkillAnswer, answer_by_skill
 from openclaw_plugins.chat.surface import surface
+from openclaw_plugins.chat.tool_loop import ToolLoop, ToolLoops
 from openclaw_plugins.chat.turns import Turn, Turns
 from openclaw_plugins.chat.writers import ChunkEvents, write_json, write_stream, write_whole
 
@@ -81,6 +83,9 @@ class Chat:
         skills: Annotated[
             str | None, needs(SkillRunner), Meta(description="What runs the skills that `metadata.skillName` names.")
         ] = None
+        tool_loop: Annotated[
+            ToolLoopConfig | None, Meta(description="Where it is set, models may run skills by themselves in a turn.")
+        ] = None
         rest_after: Annotated[
             int,
             Meta(ge=1, le=20, description="Failures of an upstream's last 20 calls, being half of them, to rest it."),
@@ -94,6 +99,11 @@ class Chat:
         self._sessions = host.get(config.sessions, SessionStore)
         self._skills = host.get(config.skills, SkillRunner) if config.skills is not None else None
         self._models = Models(host, failures=config.rest_after, rest=config.rest)
+        self._loops: ToolLoops | None = None
+        if config.tool_loop is not None:
+            if self._skills is None:
+                raise ValueError("tool_loop: nothing runs skills; set `skills` too")
+            self._loops = ToolLoops(config.tool_loop, self._skills, self._models, host)
         self._turns = Turns()
         self._patience: dict[str, float] = {"keep_alive": config.keep_alive, "stall": config.stall}
         messages = host.metric(Counter, "messages_total", "Turns of clients, and answers.", ("tier", "direction"))
@@ -115,6 +125,8 @@ class Chat:
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
         self._models.connect()
+        if self._loops is not None:
+            self._loops.check(self._host.tiers, self._host.logger)
         async with self._turns.supervised():
             yield
 
@@ -162,7 +174,7 @@ class Chat:
     ) -> Turn:
         asked = new_turn(completion.messages)
         skill = completion.metadata.skill_name if completion.metadata is not None else None
-        attempts: Attempts | SkillAnswer
+        attempts: Attempts | SkillAnswer | ToolLoop | None = None
         if skill is not None:
             options = completion.stream_options
             attempts = await answer_by_skill(
@@ -175,7 +187,9 @@ class Chat:
                 stream=bool(completion.stream),
                 include_usage=options is not None and bool(options.include_usage),
             )
-        else:
+        elif self._loops is not None:
+            attempts = self._loops.loop(x, completion.model, request, session=session)
+        if attempts is None:
             attempts = self._models.attempts(x, completion.model, body, request, stream=bool(completion.stream))
         record = Record(
             x,
@@ -186,7 +200,10 @@ class Chat:
             events=self._events,
             metadata=attempts.metadata,
         )
-        return Turn(attempts, record, self._host.logger, x.get(REQUEST_ID))
+        turn = Turn(attempts, record, self._host.logger, x.get(REQUEST_ID))
+        if isinstance(attempts, ToolLoop):
+            attempts.listen(turn.note)
+        return turn
 
     @asynccontextmanager
     async def _counted(self, x: Exchange, turn: Turn) -> AsyncIterator[None]:
@@ -223,9 +240,10 @@ class Chat:
         """Start a turn of a session: the model sees the stored history and the new content."""
         alias = model if model is not None else next(iter(self._models.usable(x[TIER])), "")
         self._models.check(x, alias)
-        attempts: Attempts | SkillAnswer
+        attempts: Attempts | SkillAnswer | ToolLoop
+        given = metadata.get("id")
+        ref = given if isinstance(given, str) else None
         if (skill := metadata.get("skillName")) is not None:
-            ref = metadata.get("id")
             attempts = await answer_by_skill(
                 self._skills,
                 x,
@@ -235,10 +253,10 @@ class Chat:
                 session_id=session_id,
                 stream=stream,
                 include_usage=False,
-                ref=ref if isinstance(ref, str) else None,
+                ref=ref,
             )
         else:
-            attempts = await self._with_history(x, alias, session_id, content, stream=stream)
+            attempts = await self._with_history(x, alias, session_id, content, stream=stream, ref=ref)
         asked = NewMessage(role="user", content=content, metadata=dict(metadata))
         record = Record(
             x, self._sessions, session=session_id, asked=[asked], use=attempts.use, metadata=attempts.metadata
@@ -256,7 +274,9 @@ class Chat:
         self._turns.start(turn)
         return SessionTurn(turn, record, ended)
 
-    async def _with_history(self, x: Exchange, alias: str, session_id: str, content: str, *, stream: bool) -> Attempts:
+    async def _with_history(
+        self, x: Exchange, alias: str, session_id: str, content: str, *, stream: bool, ref: str | None
+    ) -> Attempts | ToolLoop:
         stored = await self._sessions.history(x[PRINCIPAL].organization, session_id, limit=self._config.history)
         request: dict[str, Any] = {
             "model": alias,
@@ -265,4 +285,7 @@ class Chat:
         }
         if stream:
             request["stream_options"] = {"include_usage": True}
+        loop = self._loops.loop(x, alias, request, session=session_id, ref=ref) if self._loops is not None else None
+        if loop is not None:
+            return loop
         return self._models.attempts(x, alias, msgspec.json.encode(request), request, stream=stream)

@@ -66,6 +66,7 @@ def surface(chat: Answering, models: Models) -> list[Any]:
             access="authenticated",
             methods=("POST",),
             meters=(REQUESTS, MESSAGES),
+            charges_later=(SKILLS,),
             surface="anthropic",
             summary="Complete a chat in the shape of Anthropic's Messages API, whole or as an event stream.",
             body=MessagesRequest,

@@ -24,6 +24,7 @@ from openclaw_gateway.api import (
 from openclaw_plugins.chat.answers import Record
 from openclaw_plugins.chat.attempts import Attempts
 from openclaw_plugins.chat.skill_answers import SkillAnswer
+from openclaw_plugins.chat.tool_loop import ToolLoop
 
 Reason = Literal["disconnected", "slow_reader", "cancelled", "shutdown"]
 
@@ -46,6 +47,7 @@ class Turn:
         "_attempts",
         "_chunks",
         "_logger",
+        "_notes",
         "_phase",
         "_record",
         "_request_id",
@@ -60,7 +62,11 @@ class Turn:
     )
 
     def __init__(
-        self, attempts: Attempts | SkillAnswer, record: Record, logger: logging.Logger, request_id: str | None
+        self,
+        attempts: Attempts | SkillAnswer | ToolLoop,
+        record: Record,
+        logger: logging.Logger,
+        request_id: str | None,
     ) -> None:
         self._attempts = attempts
         self._request_id = request_id
@@ -69,6 +75,7 @@ class Turn:
         self._task: asyncio.Task[None] | None = None
         self._phase: Literal["new", "asking", "settling"] = "new"
         self._chunks: deque[bytes] = deque()
+        self._notes: deque[bytes] = deque(maxlen=_QUEUE)
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self.delivered = False
@@ -82,7 +89,7 @@ class Turn:
         return self._attempts.use.streamed
 
     async def chunks(self, patience: float) -> list[bytes] | None:
-        """Return the chunks that wait; none after `patience` seconds of silence, None at the end."""
+        """Return the chunks that wait; none where a note waits, or after `patience` seconds; None at the end."""
         if not self._chunks:
             late = False
 
@@ -97,6 +104,8 @@ class Turn:
                 while not self._chunks:
                     if self.finished:
                         return None
+                    if self._notes:
+                        return []
                     self._wake.clear()
                     await self._wake.wait()
                     if late and not self._chunks:
@@ -109,6 +118,17 @@ class Turn:
         if self._phase == "asking":  # afterwards all that waits is accounted for already
             self._account(chunks)
         return chunks
+
+    def note(self, comment: bytes) -> None:
+        """Say something beside the answer: it is no part of that, costs nothing and may be lost."""
+        self._notes.append(comment)
+        self._wake.set()
+
+    def noted(self) -> bytes:
+        """Return the notes that wait."""
+        notes = b"".join(self._notes)
+        self._notes.clear()
+        return notes
 
     def stop(self, reason: Reason) -> None:
         """Tell the turn to end now: it closes its upstream, and accounts for what it delivered."""

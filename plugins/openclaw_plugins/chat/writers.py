@@ -104,7 +104,7 @@ async def write_stream(
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
             while chunks is not None:
                 patience.begin()
-                await send(_body(form.frames(chunks) if chunks else form.keep_alive, more=True))
+                await send(_body(form.frames(chunks) if chunks else turn.noted() or form.keep_alive, more=True))
                 patience.end()
                 chunks = await turn.chunks(keep_alive)
         except asyncio.CancelledError:

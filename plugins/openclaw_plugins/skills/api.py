@@ -1,13 +1,13 @@
 """The routes of skills, and the runner that other plugins ask: it finds, checks, charges and starts, and knows no kind.
 
-What refuses does so before anything is charged. A run is charged with its row: one that began counts, whatever
-became of it.
+What refuses does so before anything is charged. A run is charged with the end of its row: where it completed, or
+its client cut it short.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, ClassVar
 
@@ -22,6 +22,7 @@ from openclaw_gateway.api import (
     SKILLS,
     TIER,
     Accounts,
+    ChangingSkills,
     Database,
     Duration,
     EventBus,
@@ -38,6 +39,7 @@ from openclaw_gateway.api import (
     Size,
     SkillInfo,
     SkillSource,
+    Tier,
     bad_request,
     conflict,
     declared,
@@ -131,7 +133,10 @@ class Skills:
     @hookimpl
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        self._registry.fill(self._sources, self._host.logger)
+        self._fill()
+        for _, source in self._sources:
+            if isinstance(source, ChangingSkills):
+                source.on_change(self._fill)
         for tier in self._host.tiers.values():
             for name in sorted(tier.skills or ()):
                 if name not in self._registry:
@@ -158,6 +163,10 @@ class Skills:
         known = self._registry.find(name, x[TIER])
         return known.info if known is not None else None
 
+    def offered(self, tier: Tier) -> Sequence[SkillInfo]:
+        """Return what a model may choose from for callers of a tier."""
+        return self._registry.offered(tier)
+
     async def prepare(
         self,
         x: Exchange,
@@ -167,6 +176,7 @@ class Skills:
         params: Mapping[str, Any] | None = None,
         text: str = "",
         ref: str | None = None,
+        heard: Callable[[str, str | None], None] | None = None,
     ) -> Run:
         """Check all that can refuse, then charge. Raises Refused."""
         known = self._registry.find(name, x[TIER])
@@ -191,7 +201,7 @@ class Skills:
             or self._runs.of(organization) >= self._config.running_per_organization
         ):
             raise Refused(unavailable("as many skills run as may run at the same time; try again shortly"))
-        return Run(self._runs, x, known, params, session_id, ref)
+        return Run(self._runs, x, known, params, session_id, ref, heard)
 
     # --- routes ---------------------------------------------------------------------------------
 
@@ -245,6 +255,9 @@ class Skills:
             return _answer(execution)
 
         return [list_skills, show_skill, execute_skill]
+
+    def _fill(self) -> None:
+        self._registry.fill(self._sources, self._host.logger)
 
     async def _keep_reaping(self) -> None:
         while True:

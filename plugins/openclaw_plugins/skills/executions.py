@@ -1,9 +1,13 @@
-"""The rows of runs: begun with their charge in one transaction, ended once, by the reaper where nobody else did."""
+"""The rows of runs: ended once, with their charge in the same transaction; by the reaper where nobody else did.
+
+A run that its process did not end is never charged: its hold expires.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -57,9 +61,8 @@ class Executions:
         skill: str,
         params: Any,
         at_most: float,
-        holds: Sequence[Hold],
     ) -> datetime:
-        """Store the run as running and commit its charge with it. Raises StoreUnavailable."""
+        """Store the run as running. Raises StoreUnavailable."""
         started_at = self._now()
         row = {
             "execution_id": execution_id,
@@ -74,7 +77,6 @@ class Executions:
         }
         async with self._database.transaction(organization, operation="insert", table=_NAME) as connection:
             await connection.execute(insert(table), row)
-            await self._accounts.commit(holds, transaction=connection)
         return started_at
 
     async def end(
@@ -86,8 +88,13 @@ class Executions:
         result: Any,
         error: str | None,
         duration_ms: int,
+        holds: Sequence[Hold],
+        counts: bool,
     ) -> None:
-        """Store how the run ended. Raises StoreUnavailable after some tries: the reaper ends it then."""
+        """Store how the run ended, and with that its charge, where it `counts`; else give the charge back.
+
+        Raises StoreUnavailable after some tries: the reaper ends the run then, and the holds expire.
+        """
         change = (
             update(table)
             .where(and_(table.c.execution_id == execution_id, table.c.organization_id == organization, _OPEN))
@@ -96,12 +103,23 @@ class Executions:
         for pause in (*_PAUSES, None):
             try:
                 async with self._database.transaction(organization, operation="update", table=_NAME) as connection:
-                    await connection.execute(change)
-                return
+                    # A row that was ended by another, or went with its session, has been settled there.
+                    counts = (await connection.execute(change)).rowcount == 1 and counts
+                    if counts:
+                        await self._accounts.commit(holds, transaction=connection)
+                break
             except StoreUnavailable:
                 if pause is None:
                     raise
                 await asyncio.sleep(pause)
+        if not counts:
+            await self.forgive(holds)
+
+    async def forgive(self, holds: Sequence[Hold]) -> None:
+        """Give the charge of a run back. A store that does not answer lets it expire."""
+        if holds:
+            with suppress(StoreUnavailable):
+                await self._accounts.void(holds)
 
     async def reap(self, keep: float) -> list[str]:
         """End the runs that nobody can be running any more; return their skills.

@@ -100,6 +100,7 @@ class FolderSkill:
             kind="folder",
             eligible=not missing,
             missing=missing,
+            model_visible=manifest.model_visible,
         )
 
     def check(self, params: Mapping[str, Any]) -> None:

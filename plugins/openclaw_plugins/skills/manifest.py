@@ -49,7 +49,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     instructions: str
     requirements: Requirements
-    user_invocable: bool = True
+    model_visible: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -74,7 +74,7 @@ def read_manifest(data: bytes, folder: str) -> Manifest:
         description=description,
         instructions=body.strip(),
         requirements=_requirements(metadata, fields),
-        user_invocable=_truth(fields.get("user-invocable"), default=True),
+        model_visible=not _truth(fields.get("disable-model-invocation"), default=False),
         notes=tuple(notes),
     )
 

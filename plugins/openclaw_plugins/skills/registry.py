@@ -38,10 +38,12 @@ class Registry:
 
     def __init__(self) -> None:
         self._known: dict[str, Known] = {}
+        #: what a tier opens → what its models may choose from
+        self._offered: dict[frozenset[str] | None, Sequence[SkillInfo]] = {}
 
     def fill(self, sources: Iterable[tuple[str, SkillSource]], logger: logging.Logger) -> None:
         """Ask every source. Raises StartFailed for a skill whose schema is none."""
-        self._known = {}
+        self._known, self._offered = {}, {}
         for id, source in sources:
             for skill in source.skills():
                 name = skill.info.name
@@ -64,6 +66,14 @@ class Registry:
         if tier.skills is not None and name not in tier.skills:
             return None
         return self._known.get(name)
+
+    def offered(self, tier: Tier) -> Sequence[SkillInfo]:
+        """Return what a model may choose from: what the tier has, can be run here, and is meant for models."""
+        offered = self._offered.get(tier.skills)
+        if offered is None:
+            offered = [info for info in self.of(tier) if info.eligible and info.model_visible]
+            self._offered[tier.skills] = offered
+        return offered
 
     def of(self, tier: Tier) -> list[SkillInfo]:
         return [known.info for name, known in sorted(self._known.items()) if tier.skills is None or name in tier.skills]

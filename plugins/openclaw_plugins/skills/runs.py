@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,6 +21,7 @@ from openclaw_gateway.api import (
     Exchange,
     Execution,
     ExecutionStatus,
+    Hold,
     Host,
     Message,
     MessageSearch,
@@ -84,7 +85,7 @@ class Runs:
     async def cut(self, within: float) -> None:
         """End what still runs: it is kept as cancelled."""
         for run in self._running.values():
-            run.stop()
+            run.cut()
         if self._running:
             await asyncio.wait(set(self._running), timeout=within)
 
@@ -101,7 +102,14 @@ class Run:
     """One run of a skill, charged to its exchange and not yet begun."""
 
     def __init__(
-        self, runs: Runs, x: Exchange, known: Known, params: Mapping[str, Any], session_id: str | None, ref: str | None
+        self,
+        runs: Runs,
+        x: Exchange,
+        known: Known,
+        params: Mapping[str, Any],
+        session_id: str | None,
+        ref: str | None,
+        heard: Callable[[str, str | None], None] | None,
     ) -> None:
         self._runs = runs
         self._x = x
@@ -109,26 +117,44 @@ class Run:
         self._params = params
         self._session_id = session_id
         self._ref = ref
+        self._heard = heard
         self._id = str(uuid7())
+        self._holds: Sequence[Hold] = ()
+        self._task: asyncio.Task[Execution] | None = None
         self._work: asyncio.Task[Any] | None = None
         self._stopped = False
+        #: whether it is charged where it does not complete: where its client cut it
+        self._counts = False
         self.organization = x[PRINCIPAL].organization
 
     @property
     def info(self) -> SkillInfo:
         return self._known.info
 
+    def begin(self) -> None:
+        """Start it now. Its charge is its own from here on."""
+        if self._x.receipt is not None:
+            self._holds = self._x.receipt.take_holds(SKILLS.name)
+        self._task = self._runs.start(self)
+
     async def execute(self) -> Execution:
         """Run to the end. Cancelling the wait cancels the run."""
-        task = self._runs.start(self)
+        if self._task is None:
+            self.begin()
+        assert self._task is not None
         try:
-            return await asyncio.shield(task)
+            return await asyncio.shield(self._task)
         except asyncio.CancelledError:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """Tell the run to end now; it is kept as cancelled."""
+        """Tell the run to end now, for its client; it is kept as cancelled."""
+        self._counts = True
+        self.cut()
+
+    def cut(self) -> None:
+        """Tell the run to end now, for the gateway."""
         self._stopped = True
         if self._work is not None:
             self._work.cancel()
@@ -139,7 +165,7 @@ class Run:
         at_most = self._known.skill.timeout or runs.timeout
         started_at = await self._begin(at_most)
         body = {"type": "skill", "ref": self._ref, "name": name, "executionId": self._id}
-        telling = Telling(runs.events, self.organization, self._session_id, body)
+        telling = Telling(runs.events, self.organization, self._session_id, body, self._heard)
         telling.tell("started")
         started = runs.host.clock.monotonic()
         status, result, error, error_type = await self._attempt(telling, at_most)
@@ -161,8 +187,6 @@ class Run:
         return execution
 
     async def _begin(self, at_most: float) -> Any:
-        receipt = self._x.receipt
-        holds = receipt.take_holds(SKILLS.name) if receipt is not None else ()
         try:
             return await self._runs.executions.begin(
                 self._id,
@@ -172,11 +196,9 @@ class Run:
                 skill=self.info.name,
                 params=self._params,
                 at_most=at_most,
-                holds=holds,
             )
         except BaseException:
-            if receipt is not None:
-                receipt.give_back(holds)
+            await self._runs.executions.forgive(self._holds)
             raise
 
     async def _attempt(self, telling: Telling, at_most: float) -> tuple[ExecutionStatus, Any, str | None, str | None]:
@@ -235,6 +257,8 @@ class Run:
                 result=execution.result,
                 error=execution.error,
                 duration_ms=execution.duration_ms,
+                holds=self._holds,
+                counts=execution.status == "completed" or (execution.status == "cancelled" and self._counts),
             )
         except StoreUnavailable as error:
             self._log("the end of a run could not be kept", error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Literal
 
 from openclaw_gateway.api import EventBus, StoreUnavailable
@@ -21,7 +22,15 @@ _FLUSH = 2.0
 class Telling:
     """The events of one run."""
 
-    def __init__(self, bus: EventBus | None, organization: str, session_id: str | None, body: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        bus: EventBus | None,
+        organization: str,
+        session_id: str | None,
+        body: dict[str, Any],
+        heard: Callable[[str, str | None], None] | None,
+    ) -> None:
+        self._heard = heard
         self._bus = bus
         self._organization = organization
         self._session_id = session_id
@@ -36,6 +45,8 @@ class Telling:
         self._loop.call_soon_threadsafe(self._add_progress, str(detail)[:_LONGEST])
 
     def tell(self, state: State, detail: str | None = None) -> None:
+        if self._heard is not None:
+            self._heard(state, detail)
         if self._task is not None:
             self._queue.put_nowait({**self._body, "state": state, "detail": detail})
 
