@@ -88,7 +88,7 @@ from openclaw_gateway.skills import (
     SkillSource,
     as_text,
 )
-from openclaw_gateway.spans import end_span, start_span, trace_headers
+from openclaw_gateway.spans import end_span, start_span, trace_headers, traced
 from openclaw_gateway.tiers import Tier
 
 __all__ = [
@@ -207,6 +207,7 @@ __all__ = [
     "start_span",
     "storable",
     "trace_headers",
+    "traced",
     "unauthorized",
     "unavailable",
 ]

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 TRACER: ContextVar[Tracer | None] = ContextVar("openclaw-tracer", default=None)
 
 
+def traced() -> bool:
+    """Whether a span that is started now would lead anywhere."""
+    return TRACER.get() is not None
+
+
 def start_span(
     name: str,
     attributes: Mapping[str, str | bool | int | float] | None = None,

@@ -1,6 +1,7 @@
 """Sixteen ways in which a model's upstream fails, and what a client of the gateway sees of each.
 
-Every fault is played over real sockets, once to a plain call and once to a stream.
+Every fault is played over real sockets, once to a plain call and once to a stream; again over aiohttp among the
+long tests.
 """
 
 from __future__ import annotations
@@ -121,14 +122,17 @@ class Bench:
         return len(self.kit.books.committed)
 
 
-@pytest.fixture
-async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+@pytest.fixture(params=["direct", pytest.param("aiohttp", marks=pytest.mark.long)])
+async def bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> AsyncIterator[Bench]:
     real = loader.installed()
     extra = {name: [Offered(name, f"chat_kit:{cls.__name__}", loader.GROUP)] for name, cls in OFFERED.items()}
     monkeypatch.setattr(loader, "installed", lambda: {**real, **extra})
     async with faulty() as upstream:
         toml = (CONFIG + MODELS).replace("URL", upstream.url).replace("DRAIN", "5s").replace('"200ms"', '"10s"')
         toml = toml.replace("[plugins.chat]", '[plugins.chat]\nrest = "1s"')
+        toml = toml.replace('"providers.openai"', f'"providers.openai"\ntransport = "{request.param}"')
         gateway = build(configuration(tmp_path, toml=toml, tiers={"basic": LIMITS, "rich": LIMITS}))
         async with serving(gateway) as url:
             yield Bench(Kit(gateway, url, upstream), upstream)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The provider for OpenAI-compatible upstreams, against a scripted one over a real socket."""
+"""The provider for OpenAI-compatible upstreams, against a scripted one over a real socket, by each transport."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ from openclaw_plugins.providers.openai import OpenAI
 
 KEY = "sk-upstream-secret-value"
 BODY = b'{ "model":"m",  "messages":[{"role":"user","content":"hi"}], "unknown": 1e3 }'
+
+
+#: the transport of the test that runs
+TRANSPORT = ""
+
+
+@pytest.fixture(autouse=True, params=["direct", "aiohttp"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "TRANSPORT", request.param)
 
 
 @pytest.fixture
@@ -49,7 +58,7 @@ def small_host(registry: CollectorRegistry) -> Any:
 async def opened(url: str, **config: Any) -> AsyncIterator[Provided]:
     registry = CollectorRegistry()
     host = small_host(registry)
-    provider = OpenAI(OpenAI.Config(url=url, api_key=Secret(KEY), **config), host)
+    provider = OpenAI(OpenAI.Config(url=url, api_key=Secret(KEY), transport=TRANSPORT, **config), host)
     async with provider.lifespan():
         yield Provided(provider, registry)
 
@@ -254,3 +263,9 @@ async def test_connections_are_used_again(upstream: ScriptedUpstream) -> None:
             await collected(provided, call(stream=True))
             await asyncio.sleep(0.01)
         assert upstream.connections == 1
+
+
+def test_a_proxy_needs_the_transport_that_speaks_to_it() -> None:
+    config = OpenAI.Config(url="http://h/v1", proxy=Secret("http://proxy:3128"))
+    with pytest.raises(ValueError, match="transport"):
+        OpenAI(config, small_host(CollectorRegistry()))

@@ -12,49 +12,29 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from openclaw_gateway.api import Host, ModelCall, PluginConfig, Secret, Size, UpstreamFailed, hookimpl
+from openclaw_gateway.api import Host, ModelCall, Secret, UpstreamFailed, hookimpl
 from openclaw_plugins.providers.anthropic_answers import EventTranslator, Message, completion
 from openclaw_plugins.providers.anthropic_requests import messages_request
-from openclaw_plugins.providers.upstream import Upstream
+from openclaw_plugins.providers.upstream import Upstream, UpstreamConfig
 from openclaw_plugins.providers.upstream_errors import broken
 
 
 class Anthropic:
     """A pool of connections to one upstream, and a translation in front of it. Retries nothing."""
 
-    class Config(PluginConfig, frozen=True, kw_only=True):
-        url: Annotated[
-            str, Meta(pattern="^https?://", description="Base URL, up to and including the version, `.../v1` say.")
-        ]
+    class Config(UpstreamConfig, frozen=True, kw_only=True):
         api_key: Annotated[Secret | None, Meta(description="Sent as `x-api-key`.")] = None
         version: Annotated[str, Meta(description="Sent as `anthropic-version`.")] = "2023-06-01"
         max_tokens: Annotated[
             int, Meta(ge=1, description="Longest answer where the request names none: the upstream has no default.")
         ] = 4096
-        headers: Annotated[dict[str, str], Meta(description="Sent with every request.")] = msgspec.field(
-            default_factory=dict
-        )
-        max_connections: Annotated[
-            int, Meta(ge=1, le=10_000, description="Connections at the same time; more calls wait for one.")
-        ] = 256
-        verify_tls: Annotated[bool, Meta(description="Whether the upstream's certificate is checked.")] = True
-        max_answer: Annotated[Size, Meta(description="Largest whole answer, and largest single event of a stream.")] = (
-            Size(32_000_000)
-        )
 
     def __init__(self, config: Config, host: Host) -> None:
         self._max_tokens = config.max_tokens
         key = config.api_key.reveal() if config.api_key is not None else ""
-        headers = {**config.headers, "anthropic-version": config.version}
-        self._upstream = Upstream(
-            host,
-            url=config.url,
-            headers={**headers, "x-api-key": key} if key else headers,
-            key=key,
-            max_connections=config.max_connections,
-            verify_tls=config.verify_tls,
-            max_answer=config.max_answer,
-        )
+        credential = {"x-api-key": key} if key else {}
+        headers = {**config.headers, "anthropic-version": config.version, **credential}
+        self._upstream = Upstream(host, config, headers=headers, key=key)
 
     @hookimpl
     def lifespan(self) -> AbstractAsyncContextManager[None]:
@@ -76,6 +56,7 @@ class Anthropic:
                         answer.times.answered()
                         yield chunk
                 if translator.done:
+                    answer.done()
                     return
             if not translator.whole:
                 raise broken("the stream was cut")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from prometheus_client import Counter, Histogram
 
 from openclaw_gateway.api import Host
@@ -11,27 +9,32 @@ from openclaw_gateway.api import Host
 _BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
-class UpstreamMeasures(NamedTuple):
-    """How long calls take and how they fail, by target (the plugin's id) and operation."""
+class UpstreamMeasures:
+    """How long calls of one target (the plugin's id) take and how they fail, by operation."""
 
-    seconds: Histogram
-    errors: Counter
-
-
-def upstream_measures(host: Host) -> UpstreamMeasures:
-    """Return the measures of this gateway."""
-    return UpstreamMeasures(
-        host.metric(
+    def __init__(self, host: Host) -> None:
+        self._target = host.id
+        self._seconds = host.metric(
             Histogram,
             "external_service_duration_seconds",
             "How long calls of services behind the gateway take.",
             ("target", "operation"),
             buckets=_BUCKETS,
-        ),
-        host.metric(
+        )
+        self._errors = host.metric(
             Counter,
             "external_service_errors_total",
             "Calls of services behind the gateway that failed.",
             ("target", "operation", "error_type"),
-        ),
-    )
+        )
+        #: operation → its series, looked up once
+        self._operations: dict[str, Histogram] = {}
+
+    def took(self, operation: str, seconds: float) -> None:
+        series = self._operations.get(operation)
+        if series is None:
+            series = self._operations[operation] = self._seconds.labels(self._target, operation)
+        series.observe(seconds)
+
+    def failed(self, operation: str, error_type: str) -> None:
+        self._errors.labels(self._target, operation, error_type).inc()

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from openclaw_gateway.api import Host, ModelCall, PluginConfig, Secret, Size, hookimpl
+from openclaw_gateway.api import Host, ModelCall, Secret, hookimpl
 from openclaw_plugins.providers.progress import Progress
-from openclaw_plugins.providers.upstream import Upstream
+from openclaw_plugins.providers.upstream import Upstream, UpstreamConfig
 from openclaw_plugins.providers.upstream_errors import broken
 
 
@@ -31,33 +31,13 @@ class _Embeddings(msgspec.Struct):
 class OpenAI:
     """A pool of connections to one upstream. Retries nothing: what was sent may have been paid for."""
 
-    class Config(PluginConfig, frozen=True, kw_only=True):
-        url: Annotated[
-            str, Meta(pattern="^https?://", description="Base URL, up to and including the version, `.../v1` say.")
-        ]
+    class Config(UpstreamConfig, frozen=True, kw_only=True):
         api_key: Annotated[Secret | None, Meta(description="Sent as the bearer token.")] = None
-        headers: Annotated[dict[str, str], Meta(description="Sent with every request.")] = msgspec.field(
-            default_factory=dict
-        )
-        max_connections: Annotated[
-            int, Meta(ge=1, le=10_000, description="Connections at the same time; more calls wait for one.")
-        ] = 256
-        verify_tls: Annotated[bool, Meta(description="Whether the upstream's certificate is checked.")] = True
-        max_answer: Annotated[Size, Meta(description="Largest whole answer, and largest single event of a stream.")] = (
-            Size(32_000_000)
-        )
 
     def __init__(self, config: Config, host: Host) -> None:
         key = config.api_key.reveal() if config.api_key is not None else ""
-        self._upstream = Upstream(
-            host,
-            url=config.url,
-            headers={**config.headers, **({"Authorization": f"Bearer {key}"} if key else {})},
-            key=key,
-            max_connections=config.max_connections,
-            verify_tls=config.verify_tls,
-            max_answer=config.max_answer,
-        )
+        credential = {"Authorization": f"Bearer {key}"} if key else {}
+        self._upstream = Upstream(host, config, headers={**config.headers, **credential}, key=key)
 
     @hookimpl
     def lifespan(self) -> AbstractAsyncContextManager[None]:
@@ -79,6 +59,7 @@ class OpenAI:
                         answer.times.answered()
                         yield data
                 if progress.done:
+                    answer.done()
                     return
             if not progress.whole:
                 raise broken("the stream was cut")

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from openclaw_gateway.api import ModelCall
 from openclaw_plugins.providers.sse import Event
 from openclaw_plugins.providers.upstream_errors import broken, reported
-
-if TYPE_CHECKING:
-    from aiohttp import ClientResponse
 
 
 class _Choice(msgspec.Struct):
@@ -54,11 +50,6 @@ class Times:
         if deadline >= self._end:
             self.phase, deadline = "total", self._end
         return deadline
-
-    async def read(self, response: ClientResponse) -> bytes:
-        """Return what has come, waiting for the first of it; empty at the end."""
-        async with asyncio.timeout_at(self.next_deadline()):
-            return await response.content.readany()
 
 
 class Progress:

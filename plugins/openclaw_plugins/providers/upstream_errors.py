@@ -51,9 +51,9 @@ def timed_out(what: str) -> UpstreamFailed:
     )
 
 
-def broken(what: str, reason: UpstreamReason = "broken") -> UpstreamFailed:
+def broken(what: str, reason: UpstreamReason = "broken", *, retry_after: float | None = None) -> UpstreamFailed:
     """502, in our own words."""
-    return UpstreamFailed(f"the model's upstream failed: {what}", reason=reason)
+    return UpstreamFailed(f"the model's upstream failed: {what}", reason=reason, retry_after=retry_after)
 
 
 def refused(status: int, headers: Mapping[str, str], body: bytes, secrets: tuple[str, ...]) -> UpstreamFailed:
@@ -112,8 +112,8 @@ def safe(text: str, secrets: tuple[str, ...]) -> bool:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds only: the form with a date depends on the upstream's clock."""
-    text = headers.get("Retry-After", "")
+    """Seconds only, of headers by lower-case name: the form with a date depends on the upstream's clock."""
+    text = headers.get("retry-after", "")
     try:
         seconds = float(text)
     except ValueError:

@@ -1,0 +1,186 @@
+"""One call of an upstream from its first byte to its last: its times, span and numbers, and what its failure is called.
+
+Whatever goes wrong within leaves as UpstreamFailed, in words that a client may read.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from openclaw_gateway.api import ModelCall, UpstreamFailed, end_span, trace_headers
+from openclaw_plugins.providers.measures import UpstreamMeasures
+from openclaw_plugins.providers.progress import Times
+from openclaw_plugins.providers.spans import UpstreamSpans
+from openclaw_plugins.providers.sse import Event, EventReader, EventTooLong
+from openclaw_plugins.providers.transport import (
+    Answer,
+    ConnectionLost,
+    ConnectTimeout,
+    Malformed,
+    Transport,
+    TransportFailed,
+    Unreachable,
+)
+from openclaw_plugins.providers.upstream_errors import broken, refused, timed_out
+
+_LARGEST_ERROR = 65_536
+
+
+class Callee(msgspec.Struct, frozen=True):
+    """What all calls of one upstream share."""
+
+    id: str
+    transport: Transport
+    #: alias of a model → seconds within which a connection has to be open
+    connect_within: Mapping[str, float]
+    secrets: tuple[str, ...]
+    measures: UpstreamMeasures
+    spans: UpstreamSpans
+    logger: logging.Logger
+
+
+class UpstreamCall:
+    """Entered, it has been answered with a good status. Left, its connection is free again or closed."""
+
+    __slots__ = ("_answer", "_body", "_call", "_callee", "_done", "_operation", "_path", "_span", "_started", "times")
+
+    def __init__(self, callee: Callee, path: str, operation: str, call: ModelCall, body: bytes | None = None) -> None:
+        self._callee = callee
+        self._path = path
+        self._operation = operation
+        self._call = call
+        self._body = call.body if body is None else body
+        self._answer: Answer | None = None
+        self._done = False
+        self._started = time.perf_counter()
+        self._span = callee.spans.start(call, operation)
+        #: who reads the answer says when content has begun
+        self.times = Times(call)
+
+    async def __aenter__(self) -> Self:
+        callee, call = self._callee, self._call
+        headers = {"Accept": "text/event-stream" if call.stream else "application/json"}
+        if call.request_id is not None:
+            headers["x-request-id"] = call.request_id
+        if self._span is not None:
+            headers.update(trace_headers(self._span))
+        try:
+            answer = self._answer = await callee.transport.ask(
+                self._path,
+                headers,
+                self._body,
+                connect_within=callee.connect_within.get(call.model, call.first_byte_timeout),
+                deadline=self.times.next_deadline(),
+            )
+            if answer.status != 200:
+                raise refused(answer.status, answer.headers, await self._error_body(), callee.secrets)
+        except BaseException as error:
+            if (told := self._left(error)) is None or told is error:
+                raise
+            raise told from None
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if (told := self._left(error)) is not error and told is not None:
+            raise told from None
+
+    async def read(self) -> bytes:
+        """Return what of the answer has come, waiting for the first of it; empty at the end."""
+        assert self._answer is not None
+        return await self._answer.read(self.times.next_deadline())
+
+    def done(self) -> None:
+        """Say that all of the answer that matters has been read."""
+        self._done = True
+
+    async def _error_body(self) -> bytes:
+        """Read what an error says, as much as could be of use."""
+        body = b""
+        while len(body) < _LARGEST_ERROR and (piece := await self.read()):
+            body += piece
+        return body
+
+    def _left(self, error: BaseException | None) -> BaseException | None:
+        """Free or close the connection, count; return what the call has failed with."""
+        if self._answer is not None:
+            if self._done and error is None:
+                self._answer.release()
+            else:
+                self._answer.close()
+        callee = self._callee
+        callee.measures.took(self._operation, time.perf_counter() - self._started)
+        failure: BaseException | None = error
+        if isinstance(error, (UpstreamFailed, TransportFailed, TimeoutError, EventTooLong)):
+            failure = self._failure(error)
+        if self._span is not None:
+            end_span(self._span, failure.code.lower() if isinstance(failure, UpstreamFailed) else None)
+        return failure
+
+    def _failure(self, cause: Exception) -> UpstreamFailed:
+        failure, kind = _named(cause, self.times.phase)
+        callee, call = self._callee, self._call
+        callee.measures.failed(self._operation, kind)
+        # A request that the upstream finds fault with is its sender's matter, and its text may quote the prompt.
+        if failure.status >= 500:
+            fields = {
+                "requestId": call.request_id,
+                "operation": self._operation,
+                "errorType": kind,
+                "status": failure.status,
+                "cause": None if cause is failure else _cause(cause),
+            }
+            callee.logger.warning("upstream failed: %s", failure, extra={"fields": fields})
+        return failure
+
+
+class Streamed(UpstreamCall):
+    """A call whose answer is read as events."""
+
+    __slots__ = ("_ended", "_reader")
+
+    def __init__(self, callee: Callee, path: str, call: ModelCall, body: bytes | None, longest: int) -> None:
+        super().__init__(callee, path, "stream", call, body)
+        self._reader = EventReader(longest)
+        self._ended = False
+
+    async def events(self) -> list[Event]:
+        """Return the next events; none at the end."""
+        while not self._ended:
+            piece = await self.read()
+            self._ended = not piece
+            if events := list(self._reader.feed(piece) if piece else self._reader.finish()):
+                return events
+        return []
+
+
+def _named(cause: Exception, phase: str) -> tuple[UpstreamFailed, str]:
+    """Say what a client may know of a failure, and under which type it is counted."""
+    match cause:
+        case UpstreamFailed():
+            return cause, cause.code.lower()
+        case EventTooLong():
+            return broken("one event of its stream is too large"), "too_large"
+        case ConnectTimeout():
+            return timed_out("connect"), cause.kind
+        case Unreachable():
+            return broken("it cannot be reached", "unreachable"), cause.kind
+        case Malformed():
+            return broken("its answer is not valid HTTP"), cause.kind
+        case ConnectionLost():
+            # A kept connection that was closed under our request is tried again at once, where `retries` allows it.
+            return broken("the connection was lost", retry_after=0.0 if cause.stale else None), cause.kind
+        case _:
+            return timed_out(phase), f"{phase.replace(' ', '_')}_timeout"
+
+
+def _cause(cause: Exception) -> str:
+    """Name a cause for the log, with what our own words say of it."""
+    return f"{type(cause).__name__}: {cause}" if isinstance(cause, Malformed) else type(cause).__name__
