@@ -22,6 +22,9 @@ _IDLE, _HEADERS, _BODY = range(3)
 #: RFC 9112 3.2 wants exactly one valid Host; this is the syntax of RFC 3986 3.2.2 for names and addresses
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 
+#: beside the addresses in a census; no address is written so
+_ALL = "*"
+
 _BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
 
@@ -29,12 +32,12 @@ class Edge(HttpToolsProtocol):
     """One connection. `for_settings` makes the class that a server uses."""
 
     settings: EdgeSettings
-    #: open connections by the address of the peer, of one server
-    peers: Counter[str]
+    #: the open connections of one listener, sockets included: all of them, and by the address of the peer
+    census: Counter[str]
 
     @classmethod
     def for_settings(cls, settings: EdgeSettings) -> type[Edge]:
-        return type("Edge", (cls,), {"settings": settings, "peers": Counter()})
+        return type("Edge", (cls,), {"settings": settings, "census": Counter()})
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -52,11 +55,12 @@ class Edge(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._peer = self.client[0] if self.client else ""
-        self.peers[self._peer] += 1
+        self.census[_ALL] += 1
+        self.census[self._peer] += 1
         settings = self.settings
-        if len(self.connections) > settings.max_connections:
+        if self.census[_ALL] > settings.max_connections:
             self._refuse(503, "SERVICE_UNAVAILABLE", "too many connections", retry_after=1.0)
-        elif self.peers[self._peer] > settings.max_connections_per_address:
+        elif self.census[self._peer] > settings.max_connections_per_address:
             self._refuse(503, "SERVICE_UNAVAILABLE", "too many connections from this address", retry_after=1.0)
         else:
             self._deadline = self.loop.call_later(settings.first_byte, self._silent)
@@ -195,9 +199,10 @@ class Edge(HttpToolsProtocol):
             self.transport.close()
 
     def _leave(self) -> None:
-        self.peers[self._peer] -= 1
-        if not self.peers[self._peer]:
-            del self.peers[self._peer]
+        self.census[_ALL] -= 1
+        self.census[self._peer] -= 1
+        if not self.census[self._peer]:
+            del self.census[self._peer]
 
     def _stall(self) -> None:
         # A peer that takes nothing for so long would hold memory and a turn for as long as it likes.

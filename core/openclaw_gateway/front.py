@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,15 +20,21 @@ from openclaw_gateway.gateway import Gateway
 logger = logging.getLogger("openclaw.reload")
 
 #: settings that belong to the listening socket and to the process: a reload cannot change them
-_FIXED = ("host", "port", "workers", "data_dir", "edge", "tls")
+_FIXED = ("host", "port", "workers", "operations", "data_dir", "edge", "watch")
 
 
 class Front:
     """Serves the current gateway, as ASGI."""
 
-    def __init__(self, gateway: Gateway, *, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        swapped: Callable[[Gateway], None] = lambda gateway: None,
+    ) -> None:
         self._served = _Served(gateway)
-        self._environ = environ
+        #: told of the gateway that serves from now on
+        self._swapped = swapped
         self._reloading = asyncio.Lock()
         self._retired: set[asyncio.Task[None]] = set()
         #: called when a reload is over: the new gateway serves, and the old one is closed
@@ -43,6 +49,17 @@ class Front:
         served.active += 1
         try:
             await served.gateway(scope, receive, send)
+        finally:
+            served.active -= 1
+            if not served.active:
+                served.idle.set()
+
+    async def operations(self, scope: Any, receive: Any, send: Any) -> None:
+        """The same for what comes in on the operations listener."""
+        served = self._served
+        served.active += 1
+        try:
+            await served.gateway.operations(scope, receive, send)
         finally:
             served.active -= 1
             if not served.active:
@@ -66,21 +83,30 @@ class Front:
         """
         async with self._reloading:
             old = self._served
-            file = old.gateway.layers.file
-            layers = await asyncio.to_thread(lambda: Layers(TomlFile(file.path, file.shown), self._environ))
-            fresh = await asyncio.to_thread(
-                Gateway, layers, clock=old.gateway.clock, generation=old.gateway.generation + 1
+            before = old.gateway.layers
+            layers = await asyncio.to_thread(
+                lambda: Layers(TomlFile(before.file.path, before.file.shown), before.environ)
             )
-            fresh.url = old.gateway.url
+            fresh = await asyncio.to_thread(
+                Gateway,
+                layers,
+                clock=old.gateway.clock,
+                generation=old.gateway.generation + 1,
+                workers=old.gateway.workers,
+            )
+            fresh.url, fresh.operations_url = old.gateway.url, old.gateway.operations_url
             fresh.inherit(old.gateway)
             new = _Served(fresh)
             await new.open()
             self._served = new
+            self._swapped(fresh)
             task = asyncio.create_task(self._retire(old))
             self._retired.add(task)
             task.add_done_callback(self._retired.discard)
-        before, after = old.gateway.document.gateway, fresh.document.gateway
-        fixed = [f"gateway.{name}" for name in _FIXED if getattr(before, name) != getattr(after, name)]
+        was, now = old.gateway.document.gateway, fresh.document.gateway
+        fixed = [f"gateway.{name}" for name in _FIXED if getattr(was, name) != getattr(now, name)]
+        if (was.tls is None) != (now.tls is None):
+            fixed.append("gateway.tls")
         logger.info(
             "reloaded", extra={"fields": {"generation": fresh.generation, **({"needRestart": fixed} if fixed else {})}}
         )

@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 from litestar import Litestar
 from prometheus_client import CollectorRegistry
 
-from openclaw_gateway import __version__, hooks
+from openclaw_gateway import __version__, hooks, listeners
 from openclaw_gateway.addresses import Peers, loopback, networks_of
 from openclaw_gateway.admission import Admission
 from openclaw_gateway.clock import Clock, SystemClock
@@ -43,6 +43,9 @@ from openclaw_gateway.runner import Runner
 from openclaw_gateway.structs import Finding
 from openclaw_gateway.tiers import idle_limits
 
+if TYPE_CHECKING:
+    from openclaw_gateway.workers import Workers
+
 T = TypeVar("T")
 
 logger = logging.getLogger("openclaw.gateway")
@@ -54,7 +57,9 @@ class Gateway:
     Raises ConfigError with every problem of the configuration.
     """
 
-    def __init__(self, layers: Layers, *, clock: Clock | None = None, generation: int = 1) -> None:
+    def __init__(
+        self, layers: Layers, *, clock: Clock | None = None, generation: int = 1, workers: Workers | None = None
+    ) -> None:
         loaded, problems = load(layers)
         if loaded is None:
             raise ConfigError(problems)
@@ -65,15 +70,17 @@ class Gateway:
         self.tier_files = loaded.tier_files
         self.config_dir = layers.file.path.parent
         self.generation = generation
+        self.workers = workers
         self.version = __version__
         self.started_at = time.time()
         #: whether a stop was asked for: readiness says no
         self.draining = False
-        #: where clients reach us; set by the server once it listens
+        #: where clients reach us, and operators; set by the server once it listens
         self.url = f"http://{self.document.gateway.host}:{self.document.gateway.port}"
+        self.operations_url: str | None = None
         self.clock: Clock = clock if clock is not None else SystemClock()
         self.registry = CollectorRegistry()
-        self._metrics: dict[str, Any] = {}
+        self._metrics: dict[str, tuple[Any, str | None]] = {}
         self.admission = Admission(self.clock)
         self.instances: dict[str, Any] = {}
         self._hooks = pluggy.PluginManager(hooks.PROJECT)
@@ -89,7 +96,8 @@ class Gateway:
             request_max_body_size=None,
             exception_handlers={Exception: render_error},
         )
-        self.routes, self.proofs, self.runner = self._compile()
+        #: one runner for the public listener, one for that of operations; without the latter they are the same
+        self.routes, self.proofs, self.runner, self.operations = self._compile()
         self.health_checks: list[HealthCheck] = [c for found in self._each("health") for c in found]
 
     @classmethod
@@ -105,8 +113,7 @@ class Gateway:
 
     def refuse_new_work(self) -> None:
         """Answer new requests with 503 from now on; running ones go on."""
-        self.draining = True
-        self.runner.draining = True
+        self.draining = self.runner.draining = True
 
     async def drain(self, within: float) -> None:
         """Let every plugin end what outlives a request; what takes longer than `within` seconds is cancelled."""
@@ -187,6 +194,7 @@ class Gateway:
                 registry=self.registry,
                 clock=self.clock,
                 metrics=self._metrics,
+                workers=self.workers,
             )
             host.gateway = self
             given = (host,) if definition.config is None else (definition.config, host)
@@ -202,17 +210,8 @@ class Gateway:
                     raise
             else:
                 self.instances[definition.id] = instance
-        workers = loaded.document.gateway.workers
-        for definition in loaded.definitions if workers > 1 else ():
-            if getattr(self.instances.get(definition.id), "shared", True) is False:
-                message = (
-                    f"{workers} workers need stores that all of them share; "
-                    f"plugin {definition.id!r} ({definition.use}) lives in one process, so its limits would lie"
-                )
-                findings.append(Finding(("gateway", "workers"), message, expected="workers = 1"))
-        if workers > 1 and not findings:
-            message = "one process serves, in this version: start as many replicas as you want workers"
-            findings.append(Finding(("gateway", "workers"), message, expected="workers = 1"))
+        used = {d.id: (d.use, self.instances.get(d.id)) for d in loaded.definitions}
+        findings += listeners.findings(loaded.document.gateway, self.config_dir, used)
         self._refuse(findings, problems)
         self._hooks.check_pending()
 
@@ -223,7 +222,7 @@ class Gateway:
             for i, id in enumerate(self.document.gateway.pipeline)
         ]
 
-    def _compile(self) -> tuple[tuple[Route, ...], tuple[Proof, ...], Runner]:
+    def _compile(self) -> tuple[tuple[Route, ...], tuple[Proof, ...], Runner, Runner]:
         settings = self.document.gateway
         findings: list[Finding] = []
         stand_in = None
@@ -241,7 +240,7 @@ class Gateway:
             for i in misread
         ]
         compiled, proofs = compile_routes(
-            bound_routes(self.app),
+            bound_routes(self.app, apart=settings.operations is not None),
             self.steps,
             self.tiers,
             unmetered=settings.unmetered,
@@ -262,20 +261,25 @@ class Gateway:
         idle = idle_limits(self.tiers, owners, self.admission.whole, [c.route for c in compiled])
         self._refuse((), [Problem.of(finding, partial(self.tier_files.origin, tier)) for tier, finding in idle])
         *served, unmatched = compiled
-        table = {(id(c.handler), c.route.path): c for c in served}
-        runner = Runner(
-            self.app,
-            table,
-            unmatched,
-            self.admission,
-            Peers(networks),
-            self.clock,
-            stand_in=stand_in,
-            stages=stage_seconds(self.registry),
-            sampling=settings.stage_sampling,
-            server_timing=settings.server_timing,
-        )
-        return tuple(c.route for c in served), tuple(proofs), runner
+
+        def runner(listener: str) -> Runner:
+            return Runner(
+                self.app,
+                {(id(c.handler), c.route.path): c for c in served if c.route.listener == listener},
+                unmatched,
+                self.admission,
+                Peers(networks),
+                self.clock,
+                stand_in=stand_in,
+                stages=stages,
+                sampling=settings.stage_sampling,
+                server_timing=settings.server_timing,
+            )
+
+        stages = stage_seconds(self.registry)
+        public = runner("public")
+        apart = runner("operations") if settings.operations is not None else public
+        return tuple(c.route for c in served), tuple(proofs), public, apart
 
     def _each(self, hook: str) -> list[Any]:
         return [found[hook]() for found in self._implementations.values() if hook in found]

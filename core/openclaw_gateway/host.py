@@ -15,6 +15,7 @@ from openclaw_gateway.tiers import Tier
 
 if TYPE_CHECKING:
     from openclaw_gateway.gateway import Gateway
+    from openclaw_gateway.workers import Workers
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -36,7 +37,8 @@ class Host:
         instances: Mapping[str, Any],
         registry: CollectorRegistry,
         clock: Clock,
-        metrics: dict[str, Any] | None = None,
+        metrics: dict[str, tuple[Any, str | None]] | None = None,
+        workers: Workers | None = None,
     ) -> None:
         self.id = id
         self.document = document
@@ -46,6 +48,8 @@ class Host:
         self.registry = registry
         self.clock = clock
         self.logger = logging.getLogger(f"openclaw.{id}")
+        #: the other processes of this gateway, where several serve; None in a process that is alone
+        self.workers = workers
         self.gateway: Gateway
         self._instances = instances
         self._metrics = metrics if metrics is not None else {}
@@ -71,13 +75,19 @@ class Host:
     ) -> M:
         """Return the metric `name` of this gateway, made on first use; plugins that share a name share the metric.
 
-        `kind` is a class of prometheus_client. Labels are of configuration only, never of a caller.
+        `kind` is a class of prometheus_client. Labels are of configuration only, never of a caller. A Gauge says by
+        `multiprocess_mode` what it is of several workers: "sum", "max" or "min"; else each is shown for itself.
         """
         found = self._metrics.get(name)
         if found is None:
-            found = self._metrics[name] = kind(name, documentation, labels, registry=self.registry, **options)
-        made: M = found
-        return made
+            made = kind(name, documentation, labels, registry=self.registry, **options)
+            found = self._metrics[name] = (made, options.get("multiprocess_mode"))
+        shared: M = found[0]
+        return shared
+
+    def gauge_modes(self) -> Mapping[str, str]:
+        """Return what the gauges that `metric` has made are of several workers, where they say it."""
+        return {name: mode for name, (_, mode) in self._metrics.items() if mode is not None}
 
     def limits(self) -> Mapping[str, Mapping[str, Any]]:
         """Return this plugin's tables of the tier files: tier name → limit name → its `Limits` Struct."""

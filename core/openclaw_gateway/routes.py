@@ -28,7 +28,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     `scopes`: all of these must be granted to the caller. `tiers`: only these may call; empty for all.
     `meters`: what one request emits before its handler runs. `message_meters`: what one WebSocket message emits.
     `charges_later`: what the handler emits itself, by `admission.charge`.
-    `body`, `answer`: Structs for the document; `status` of the good answer.
+    `body`, `answer`: Structs for the document; `status` of the good answer. `listener`: where it is served, which
+    the configuration decides.
     """
 
     access: Access
@@ -46,6 +47,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     answer: Any = None
     status: int = 200
     errors: tuple[int, ...] = ()
+    listener: Literal["public", "operations"] = "public"
 
 
 #: stands for every request that no route matches: 404, 405, paths that cannot be parsed
@@ -81,8 +83,20 @@ class Bound(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self.declaration, path=self.path, methods=self.methods)
 
 
-def bound_routes(app: Litestar) -> Iterator[Bound]:
-    """Walk all routes of an application by path, one for each path and handler."""
+def bound_routes(app: Litestar, *, apart: bool = False) -> Iterator[Bound]:
+    """Walk all routes of an application by path, one for each path and handler.
+
+    `apart`: those of operations are served by a listener of their own.
+    """
+    for bound in _walk(app):
+        if apart and bound.declaration is not None and bound.declaration.surface == "operations":
+            bound = msgspec.structs.replace(
+                bound, declaration=msgspec.structs.replace(bound.declaration, listener="operations")
+            )
+        yield bound
+
+
+def _walk(app: Litestar) -> Iterator[Bound]:
     for route in sorted(app.routes, key=lambda r: r.path):
         if isinstance(route, HTTPRoute):
             for handler in route.route_handlers:

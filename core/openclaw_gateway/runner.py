@@ -127,7 +127,8 @@ class Runner:
         compiled = self._routes.get((id(handler), template))
         if compiled is None or method not in compiled.route.methods:
             # Litestar answers OPTIONS everywhere and lets an `@asgi` handler take every method; we do not.
-            return self._unmatched, method_not_allowed(method, self._methods.get(template, ()))
+            known = self._methods.get(template)  # what the other listener serves is nothing here
+            return self._unmatched, method_not_allowed(method, known) if known else not_found("no such route")
         return compiled, None
 
     async def _before(self, x: Exchange, response: Response) -> Reply | Refusal | None:

@@ -3,65 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
-import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
+from openclaw_gateway import listeners
 from openclaw_gateway.collecting import settle
 from openclaw_gateway.edge import Edge
 from openclaw_gateway.front import Front, reload_and_report
 from openclaw_gateway.gateway import Gateway
+from openclaw_gateway.notify import keep_alive, notify
+from openclaw_gateway.presence import present
 from openclaw_gateway.sockets import Socket
 
 logger = logging.getLogger("openclaw.server")
 
-#: in data_dir: the process that serves, and what became of its last reload
-PID_FILE, OUTCOME_FILE = "gateway.pid", "reload.json"
-
 
 class Server(uvicorn.Server):
-    """Serves one gateway. The first stop signal drains, the second ends at once."""
+    """Serves one gateway. The first stop signal drains, the second ends at once.
 
-    def __init__(self, gateway: Gateway, *, ready: Callable[[], None] = lambda: None) -> None:
-        settings = gateway.document.gateway
-        self.front = Front(gateway)
+    `public` and `operations` are bound sockets to serve on; without them the server binds what is configured.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        ready: Callable[[], None] = lambda: None,
+        public: Sequence[socket.socket] = (),
+        operations: Sequence[socket.socket] = (),
+    ) -> None:
+        self.front = Front(gateway, swapped=self._renew)
         self._ready = ready
         self._drain: asyncio.Task[None] | None = None
-        super().__init__(
-            uvicorn.Config(
-                app=self.front,
-                host=settings.host,
-                port=settings.port,
-                http=Edge.for_settings(settings.edge),
-                ws=Socket,
-                loop="none",
-                lifespan="off",
-                log_config=None,
-                # Below this uvicorn logs the query of every handshake, and that may hold a token.
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                ws_per_message_deflate=False,
-                ws_max_size=2**20,
-                ws_ping_interval=20.0,
-                ws_ping_timeout=20.0,
-                timeout_keep_alive=max(1, round(settings.edge.keep_alive)),
-                ssl_certfile=gateway.config_dir / settings.tls.certificate if settings.tls else None,
-                ssl_keyfile=gateway.config_dir / settings.tls.key if settings.tls else None,
-                timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
-            )
-        )
+        self._public = list(public)
+        self._operations = list(operations)
+        tls = gateway.document.gateway.tls
+        self._context = listeners.context_of(tls, gateway.config_dir) if tls is not None else None
+        super().__init__(_config(gateway, self.front))
+        self.config.load()
+        self.config.ssl = self._context
 
     @property
     def gateway(self) -> Gateway:
@@ -69,15 +56,30 @@ class Server(uvicorn.Server):
         return self.front.gateway
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Listen. Raises StartFailed where an address cannot be had."""
+        gateway = self.gateway
+        settings = gateway.document.gateway
+        apart = settings.operations
+        if not self._public:
+            (self._public,) = listeners.bind(settings.host, settings.port)
+            if apart is not None:
+                (self._operations,) = listeners.bind(apart.host, apart.port)
+        gateway.url = listeners.url(settings.host, self._public, tls=settings.tls is not None)
+        await super().startup(self._public)
         if self.should_exit:
             return
-        host = self.gateway.document.gateway.host
-        port = self.servers[0].sockets[0].getsockname()[1]
-        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - only names what is listened on
-        scheme = "https" if self.gateway.document.gateway.tls is not None else "http"
-        self.gateway.url = f"{scheme}://{shown}:{port}"
+        if apart is not None:
+            await self._listen_apart(self._operations)
+            gateway.operations_url = listeners.url(apart.host, self._operations, tls=False)
         self._ready()
+
+    async def serve_until_stopped(self) -> int:
+        """Open the gateway and serve until a stop signal; return the exit status. Raises StartFailed."""
+        async with self.front.serving():
+            settle()
+            self.front.after_reload = settle
+            await self.serve()
+            return 0 if self.started else 1
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._drain is not None:
@@ -91,6 +93,7 @@ class Server(uvicorn.Server):
         """Turn readiness, go on accepting for the lame-duck time, then let the server finish what runs."""
         settings = self.gateway.document.gateway
         logger.info("stopping: running requests have %gs", settings.drain_timeout)
+        notify(STOPPING="1")
         self.gateway.begin_drain()
         if settings.lame_duck:
             await asyncio.sleep(settings.lame_duck)
@@ -105,56 +108,86 @@ class Server(uvicorn.Server):
         """Serve without touching signals, for tests and for programs that embed a gateway."""
         await self._serve()
 
+    async def _listen_apart(self, sockets: Sequence[socket.socket]) -> None:
+        config = _config(self.gateway, self.front.operations)
+        config.load()
+        state, protocol = self.server_state, config.http_protocol_class
+
+        def connection() -> asyncio.Protocol:
+            made: Any = protocol
+            served: asyncio.Protocol = made(config=config, server_state=state, app_state={})
+            return served
+
+        loop = asyncio.get_running_loop()
+        for one in sockets:
+            self.servers.append(await loop.create_server(connection, sock=one, backlog=listeners.BACKLOG))
+
+    def _renew(self, gateway: Gateway) -> None:
+        """Take the certificate of a configuration that serves from now on; boot has proved that it can be used."""
+        tls = gateway.document.gateway.tls
+        if tls is not None and self._context is not None:
+            listeners.load_pair(self._context, tls, gateway.config_dir)
+
+
+def _config(gateway: Gateway, app: Any) -> uvicorn.Config:
+    settings = gateway.document.gateway
+    return uvicorn.Config(
+        app=app,
+        # Each listener has its own caps: probes are answered while the public port is full.
+        http=Edge.for_settings(settings.edge),
+        ws=Socket,
+        loop="none",
+        interface="asgi3",
+        lifespan="off",
+        log_config=None,
+        # Below this uvicorn logs the query of every handshake, and that may hold a token.
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws_per_message_deflate=False,
+        ws_max_size=2**20,
+        ws_ping_interval=20.0,
+        ws_ping_timeout=20.0,
+        timeout_keep_alive=max(1, round(settings.edge.keep_alive)),
+        timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
+        backlog=listeners.BACKLOG,
+    )
+
 
 def run(gateway: Gateway, *, ready: Callable[[], None]) -> int:
-    """Open the gateway and serve until a stop signal; return the exit status."""
+    """Open the gateway and serve it in this process until a stop signal; return the exit status."""
+    return in_loop(_run(gateway, ready))
+
+
+def in_loop(serving: Coroutine[Any, Any, int]) -> int:
+    """Run what serves in the event loop that we serve with; return the exit status."""
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_run(gateway, ready))
+            return runner.run(serving)
     except KeyboardInterrupt:
         return 0
 
 
 async def _run(gateway: Gateway, ready: Callable[[], None]) -> int:
-    server = Server(gateway, ready=ready)
-    async with server.front.serving():
-        settle()
-        server.front.after_reload = settle
-        with _presence(server):
-            await server.serve()
-        return 0 if server.started else 1
+    def begun() -> None:
+        ready()
+        notify(READY="1", STATUS=f"serving configuration {gateway.generation}")
 
-
-@contextmanager
-def _presence(server: Server) -> Iterator[None]:
-    """Say where the process is, and reload on SIGHUP; the outcome is left for the command `reload` to read."""
-    settings = server.gateway.document.gateway
-    folder = server.gateway.config_dir / settings.data_dir
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    pid, outcome = folder / PID_FILE, folder / OUTCOME_FILE
-    running: set[asyncio.Task[None]] = set()
-
-    async def reload() -> None:
-        report = await reload_and_report(server.front)
-        fresh = outcome.with_suffix(".new")
-        fresh.write_text(json.dumps(report))
-        fresh.replace(outcome)
-
-    def on_hangup() -> None:
-        task = asyncio.ensure_future(reload())
-        running.add(task)
-        task.add_done_callback(running.discard)
-
-    loop = asyncio.get_running_loop()
-    if hasattr(signal, "SIGHUP"):
-        loop.add_signal_handler(signal.SIGHUP, on_hangup)
-    pid.write_text(str(os.getpid()))
+    server = Server(gateway, ready=begun)
+    settings = gateway.document.gateway
+    files = (gateway.layers.file.path, gateway.tier_files.folder)
+    watchdog = asyncio.create_task(keep_alive())
     try:
-        yield
+        async with present(
+            gateway.config_dir / settings.data_dir,
+            lambda: reload_and_report(server.front),
+            files=files,
+            watch=settings.watch,
+        ):
+            return await server.serve_until_stopped()
     finally:
-        pid.unlink(missing_ok=True)
-        if hasattr(signal, "SIGHUP"):
-            loop.remove_signal_handler(signal.SIGHUP)
+        watchdog.cancel()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

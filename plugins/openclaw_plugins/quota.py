@@ -85,8 +85,11 @@ class Quota:
             "quota_usage",
             "Highest share of a quota that any one subject has used in its period, as seen by this process, 0 to 1.",
             labels,
+            multiprocess_mode="max",
         )
-        height = host.metric(Gauge, "quota_limit", "What a quota allows in one period.", labels)
+        height = host.metric(
+            Gauge, "quota_limit", "What a quota allows in one period.", labels, multiprocess_mode="max"
+        )
         self._watched: dict[tuple[str, str], _Watched] = {}
         for tier, limits in self._limits.items():
             for limit in limits:

@@ -113,6 +113,7 @@ class RateLimit:
             "rate_limit_remaining",
             "Lowest share of a rate limit that any one subject had left within the last window or two, 0 to 1.",
             labels,
+            multiprocess_mode="min",
         )
         self._watched: dict[tuple[str, str], _Watched] = {}
         for tier, limits in self._limits.items():

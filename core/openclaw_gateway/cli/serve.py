@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -27,7 +28,8 @@ def serve(config: Path | None, host: str | None, port: int | None, workers: int 
     path, assumed = located(config)
     given = {"HOST": host, "PORT": port, "WORKERS": workers}
     options = {f"OPENCLAW_GATEWAY__{name}": str(value) for name, value in given.items() if value is not None}
-    layers = Layers(TomlFile(path, str(path)), {**os.environ, **options})
+    environ = {**os.environ, **options}
+    layers = Layers(TomlFile(path, str(path)), environ)
     for warning in layers.warnings:
         click.echo(f"warning: {warning}", err=True)
     try:
@@ -35,16 +37,26 @@ def serve(config: Path | None, host: str | None, port: int | None, workers: int 
     except ConfigError as error:
         fail(error.problems)
 
-    def ready() -> None:
-        what = "the embedded defaults (no openclaw.toml here)" if assumed else str(path)
-        click.echo(f"openclaw-gateway {gateway.version} serves {what}")
-        click.echo(f"  {gateway.url}  (API reference: {gateway.url}/api/docs)")
-        for line in gateway.notices():
+    what = "the embedded defaults (no openclaw.toml here)" if assumed else str(path)
+
+    def ready(url: str, operations: str | None, notices: Sequence[str]) -> None:
+        by = f" with {settings.workers} workers" if settings.workers > 1 else ""
+        click.echo(f"openclaw-gateway {gateway.version} serves {what}{by}")
+        click.echo(f"  {url}  (API reference: {url}/api/docs)")
+        if operations is not None:
+            click.echo(f"  {operations}  (health and metrics)")
+        for line in notices:
             click.echo(line)
         sys.stdout.flush()
 
+    settings = gateway.document.gateway
     try:
-        sys.exit(run(gateway, ready=ready))
+        if settings.workers > 1:
+            from openclaw_gateway import supervisor
+
+            supervised = supervisor.Supervisor(path, str(path), settings, environ=environ, ready=ready)
+            sys.exit(supervisor.run(supervised))
+        sys.exit(run(gateway, ready=lambda: ready(gateway.url, gateway.operations_url, gateway.notices())))
     except StartFailed as error:
         click.echo(f"not started: {error}", err=True)
         sys.exit(PROBLEM_FOUND)

@@ -53,6 +53,15 @@ class Tls(PluginConfig, frozen=True, kw_only=True):
     key: Annotated[str, Meta(description="PEM file of the private key, relative to this file.")]
 
 
+class Operations(PluginConfig, frozen=True, kw_only=True):
+    """`[gateway.operations]`: a listener of its own for `/health`, `/metrics` and `/info`, off the public port."""
+
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on, in the clear; 0 takes a free one.")]
+    host: Annotated[
+        str, Meta(description="Address to listen on. Whoever reaches it sees every part's health in detail.")
+    ] = "127.0.0.1"
+
+
 class GatewaySettings(PluginConfig, frozen=True, kw_only=True):
     """`[gateway]`"""
 
@@ -68,7 +77,7 @@ class GatewaySettings(PluginConfig, frozen=True, kw_only=True):
     tiers: Annotated[str, Meta(description="Folder of the tier files, relative to this file.")] = "tiers"
     workers: Annotated[
         int,
-        Meta(ge=1, le=64, description="Processes that serve; this version serves with one. Start replicas for more."),
+        Meta(ge=1, le=64, description="Processes that serve, one a core; more than one needs shared stores."),
     ] = 1
     trusted_proxies: Annotated[
         tuple[str, ...],
@@ -80,6 +89,10 @@ class GatewaySettings(PluginConfig, frozen=True, kw_only=True):
     lame_duck: Annotated[
         Duration,
         Meta(description="How long to go on accepting after readiness has turned, so that a balancer can notice."),
+    ] = Duration(0)
+    watch: Annotated[
+        Duration,
+        Meta(description="How often the configuration and the tiers are looked at for a change to reload; 0: never."),
     ] = Duration(0)
     max_body: Annotated[Size, Meta(description="Largest request body.")] = Size(20_000_000)
     insecure_dev: Annotated[
@@ -97,6 +110,7 @@ class GatewaySettings(PluginConfig, frozen=True, kw_only=True):
     ] = False
     edge: EdgeSettings = EdgeSettings()
     tls: Tls | None = None
+    operations: Operations | None = None
 
 
 class StepSettings(PluginConfig, frozen=True, kw_only=True):

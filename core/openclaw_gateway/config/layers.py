@@ -86,6 +86,8 @@ class Layers:
 
     def __init__(self, file: TomlFile, environ: Mapping[str, str] | None = None) -> None:
         self.file = file
+        #: None for the process's own, as it is then
+        self.environ = environ
         self.problems = list(file.problems)
         self.warnings: list[str] = []
         self.variables: dict[tuple[str | int, ...], FromEnvironment] = {}

@@ -55,7 +55,11 @@ class Models:
             ),
         )
         self._resting = host.metric(
-            Gauge, "model_resting", "Whether a model is not asked because it failed too often, 0 or 1.", ("model",)
+            Gauge,
+            "model_resting",
+            "Whether a model is not asked because it failed too often, 0 or 1.",
+            ("model",),
+            multiprocess_mode="max",
         )
 
     def connect(self) -> None:

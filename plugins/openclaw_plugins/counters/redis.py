@@ -74,7 +74,11 @@ class RedisCounters:
         self._fallback = Fallback(host, config.lease_ttl, config.replicas * host.settings.workers)
         self._prepared: dict[tuple[str, int], tuple[Sequence[Take], Prepared]] = {}
         degraded = host.metric(
-            Gauge, "ledger_degraded", "1 while an account does not answer and failure policies decide.", ("backend",)
+            Gauge,
+            "ledger_degraded",
+            "1 while an account does not answer and failure policies decide.",
+            ("backend",),
+            multiprocess_mode="max",
         )
         degraded.labels(host.id).set_function(lambda: float(self._redis.degraded))
 

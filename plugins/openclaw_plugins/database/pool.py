@@ -110,9 +110,15 @@ class SqlDatabase:
             buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
         )
         self._errors = host.metric(Counter, "database_errors", "Transactions that failed", ("operation", "error_type"))
-        self._active = host.metric(Gauge, "database_connections_active", "Connections in use", ("pool",))
-        self._limit = Gauge(
-            "database_connections_limit", "Connections that a pool may open", ("pool",), registry=host.registry
+        self._active = host.metric(
+            Gauge, "database_connections_active", "Connections in use", ("pool",), multiprocess_mode="sum"
+        )
+        self._limit = host.metric(
+            Gauge,
+            "database_connections_limit",
+            "Connections that a pool may open",
+            ("pool",),
+            multiprocess_mode="sum",
         )
 
     @property

@@ -83,7 +83,9 @@ class RedisEvents:
         self._failing = False
         self._failures = host.metric(Counter, "events_failed", "Events of sessions that could not be published")
         self._gaps = host.metric(Counter, "events_lost", "Times a session's listeners were told that events were lost")
-        heard = host.metric(Gauge, "events_sessions", "Sessions whose events this process listens to")
+        heard = host.metric(
+            Gauge, "events_sessions", "Sessions whose events this process listens to", multiprocess_mode="sum"
+        )
         heard.set_function(lambda: float(len(self._logs)))
 
     @hookimpl

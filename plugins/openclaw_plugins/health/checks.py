@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from prometheus_client import Counter, Histogram
 
 from openclaw_gateway.api import HealthCheck, Host
@@ -55,6 +56,8 @@ class OwnChecks:
             HealthCheck("memory", self._memory),
             HealthCheck("event_loop", self._event_loop),
         ]
+        if self._host.workers is not None:
+            own.append(HealthCheck("workers", self._workers))
         return own + [self._target(name) for name in self._host.document.targets]
 
     async def sample_lag(self) -> None:
@@ -88,6 +91,14 @@ class OwnChecks:
         if lag > self._max_lag:
             raise Unwell(f"the event loop was {lag * 1000:.0f} ms late")
         return {"maxLagMs": round(lag * 1000, 1)}
+
+    async def _workers(self) -> Mapping[str, Any]:
+        workers = self._host.workers
+        assert workers is not None
+        serving = sum(state.serving for state in workers.states)
+        if serving < workers.count:
+            raise Unwell(f"{serving} of {workers.count} workers serve")
+        return {"workers": [msgspec.structs.asdict(state) for state in workers.states]}
 
     def _target(self, name: str) -> HealthCheck:
         target = self._host.document.targets[name]

@@ -116,7 +116,7 @@ class Realtime:
         self._limits = Limits(
             max_frames=config.queue, max_bytes=config.queue_bytes, stall=config.stall, idle=config.idle
         )
-        self._numbers = Numbers(host.registry)
+        self._numbers = Numbers(host)
         self._open: set[Connection] = set()
         self._left = asyncio.Event()
         self._leaving = False

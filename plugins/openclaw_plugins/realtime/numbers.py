@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
+
+from openclaw_gateway.api import Host
 
 
 class Numbers:
     """Counts connections and frames. Labels come from the configuration and the protocol, never from clients."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._active = Gauge("websocket_connections_active", "Open WebSockets", ("tier",), registry=registry)
+    def __init__(self, host: Host) -> None:
+        registry = host.registry
+        self._active = host.metric(
+            Gauge, "websocket_connections_active", "Open WebSockets", ("tier",), multiprocess_mode="sum"
+        )
         self._seconds = Histogram(
             "websocket_connection_duration_seconds",
             "From accept to close",

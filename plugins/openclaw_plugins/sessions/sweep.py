@@ -28,7 +28,13 @@ class Sweep:
         self._lifetime = lifetime
         self._every = every
         self._keep_expired = timedelta(seconds=keep_expired)
-        self._active = host.metric(Gauge, "sessions_active", "Active sessions, as last counted in the store", ("tier",))
+        self._active = host.metric(
+            Gauge,
+            "sessions_active",
+            "Active sessions, as last counted in the store",
+            ("tier",),
+            multiprocess_mode="max",
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -50,7 +56,10 @@ class Sweep:
                 return marked
 
     async def count(self) -> None:
-        """Read the number of active sessions of each tier from the store."""
+        """Read the number of active sessions of each tier from the store; of several workers, the first one does."""
+        workers = self._host.workers
+        if workers is not None and workers.index:
+            return
         async with self._database.transaction(None, operation="select", table="openclaw_sessions") as connection:
             rows = await connection.execute(
                 select(sessions.c.tier, func.count())

@@ -1,4 +1,4 @@
-"""Counts and times every exchange, and shows the process's numbers at `/metrics`.
+"""Counts and times every exchange, and shows the gateway's numbers at `/metrics`, whichever worker is asked.
 
 Its series are bounded by the configuration: nothing that a client chooses becomes a label.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import platform
 import re
-import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, ClassVar
 
 from litestar import HttpMethod, Request, Response, route
 from msgspec import Meta
 from prometheus_client import (
-    CollectorRegistry,
     Counter,
     Gauge,
     GCCollector,
@@ -22,11 +22,13 @@ from prometheus_client import (
     Info,
     PlatformCollector,
     ProcessCollector,
-    exposition,
 )
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from openclaw_gateway.api import TRACE_ID, Exchange, Fact, Host, Outcome, PluginConfig, declared, hookimpl
+from openclaw_plugins.metrics.scraping import Scrape
+
+__all__ = ["Metrics"]
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WEBSOCKET"})
@@ -86,7 +88,31 @@ class Metrics:
         self._failed: dict[tuple[str, str, str | None, int], Counter] = {}
         self._failed_series: set[tuple[str, str, str]] = set()
         self._codes: set[str] = set()
-        self._scrape = _Scrape(registry)
+        self._scrape = Scrape(host)
+        self._inherited = False
+
+    @hookimpl
+    def inherit(self, previous: Metrics) -> None:
+        """Go on with the counts of before a reload."""
+        self._scrape = previous._scrape
+        self._inherited = True
+
+    @hookimpl
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        scrape = self._scrape
+        if self._inherited:
+            scrape.join(self._host)
+        else:
+            await scrape.begin()
+        tasks = [asyncio.create_task(scrape.keep_publishing())] if self._host.workers is not None else []
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await scrape.leave(self._host)
 
     @hookimpl
     def on_complete(self, x: Exchange, outcome: Outcome) -> None:
@@ -115,7 +141,7 @@ class Metrics:
         @route(
             "/metrics",
             http_method=[HttpMethod.GET, HttpMethod.HEAD],
-            **declared(access="public", surface="operations", summary="The process's metrics"),
+            **declared(access="public", surface="operations", summary="The metrics of the gateway"),
         )
         async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
             # The library's own choice repeats what the client sent in the content type.
@@ -161,30 +187,3 @@ class Metrics:
                 return _OTHER
             self._codes.add(code)
         return code
-
-
-class _Scrape:
-    """Writes the registry out in a thread, once for all who ask at the same moment."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-        self._lock = asyncio.Lock()
-        self._last: dict[bool, tuple[float, bytes]] = {}
-
-    async def run(self, open_metrics: bool) -> bytes:
-        asked = time.monotonic()
-        async with self._lock:
-            # What was begun after we asked is as good as our own: a crowd costs two scrapes, not one each.
-            last = self._last.get(open_metrics)
-            if last is not None and last[0] >= asked:
-                return last[1]
-            began = time.monotonic()
-            body = await asyncio.to_thread(self._write, open_metrics)
-            self._last[open_metrics] = (began, body)
-            return body
-
-    def _write(self, open_metrics: bool) -> bytes:
-        if open_metrics:
-            written: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
-            return written
-        return exposition.generate_latest(self._registry)
