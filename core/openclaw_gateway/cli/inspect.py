@@ -47,16 +47,27 @@ def routes(config: Path | None, as_json: bool, proof: bool) -> None:
         print_json({"routes": proofs})
         return
     if not proof:
-        table([[",".join(p["methods"]), p["path"], p["access"], p["summary"]] for p in proofs], ["", "", "access", ""])
+        shown = [[",".join(p["methods"]), p["path"], p["access"], p["listener"], p["summary"]] for p in proofs]
+        table(shown, ["", "", "access", "listener", ""])
         return
     rows = []
     for p in proofs:
         metered = "; ".join(f"{meter}: {', '.join(names) or '(unmetered)'}" for meter, names in p["metered_by"].items())
         scopes = ",".join(p["scopes"]) or "-"
         rows.append(
-            [",".join(p["methods"]), p["path"], p["access"], p["authenticated_by"] or "-", scopes, metered or "-"]
+            [
+                ",".join(p["methods"]),
+                p["path"],
+                p["listener"],
+                p["access"],
+                p["authenticated_by"] or "-",
+                scopes,
+                metered or "-",
+            ]
         )
-    table(rows, ["method", "route", "access", "proved by", "scopes", "meters and the limits that count them"])
+    table(
+        rows, ["method", "route", "listener", "access", "proved by", "scopes", "meters and the limits that count them"]
+    )
     click.echo(f"{len(rows)} routes, every need met")
 
 
@@ -68,6 +79,7 @@ def info(config: Path | None, as_json: bool) -> None:
     import platform
 
     gateway = load(config)
+    settings = gateway.document.gateway
     facts = {
         "version": gateway.version,
         "python": platform.python_version(),
@@ -76,6 +88,8 @@ def info(config: Path | None, as_json: bool) -> None:
         "models": sorted(gateway.document.models),
         "plugins": len(gateway.instances),
         "routes": len(gateway.routes),
+        "workers": settings.workers,
+        "listeners": [f"{at.host}:{at.port}" for at in (settings, settings.operations) if at is not None],
     }
     if as_json:
         print_json(facts)
@@ -112,6 +126,7 @@ def _proof(proof: Any) -> dict[str, Any]:
         "path": route.path,
         "summary": route.summary,
         "access": route.access,
+        "listener": route.listener,
         "scopes": list(route.scopes),
         "authenticated_by": proof.authenticated_by,
         "metered_by": {k: list(v) for k, v in proof.metered_by.items()},
@@ -129,6 +144,9 @@ def _explain(gateway: Any, method: str, path: str, tier: str | None, as_json: bo
         click.echo(f"no tier {tier!r}{f'; did you mean {meant!r}?' if meant else ''}", err=True)
         sys.exit(2)
     compiled, refusal = gateway.runner.match(path, method)
+    if refusal is not None and gateway.operations is not gateway.runner:
+        apart, refused = gateway.operations.match(path, method)
+        compiled, refusal = (compiled, refusal) if refused is not None else (apart, None)
     plans = [compiled.plans[tier]] if tier in compiled.plans else []
     limits = [limit for plan in plans for limit in plan.limits]
     answer = {

@@ -95,7 +95,9 @@ class OpenApi:
     def _written(self) -> bytes:
         if self._document is None:
             gateway = self._host.gateway
-            self._document = msgspec.json.encode(document(gateway.routes, gateway.version))
+            # It describes the port on which it is found.
+            public = [route for route in gateway.routes if route.listener == "public"]
+            self._document = msgspec.json.encode(document(public, gateway.version))
         return self._document
 
 
