@@ -29,6 +29,7 @@ from openclaw_gateway.conversations import (
     TurnEnd,
 )
 from openclaw_gateway.decoding import Disconnected, decode, read_body, storable
+from openclaw_gateway.eager import within
 from openclaw_gateway.errors import (
     GatewayError,
     Refused,
@@ -210,4 +211,5 @@ __all__ = [
     "traced",
     "unauthorized",
     "unavailable",
+    "within",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -49,6 +50,8 @@ class Edge(HttpToolsProtocol):
         self._stalled: asyncio.TimerHandle | None = None
         self._refusal: Refusal | None = None
         self._peer = ""
+        self._lost = False
+        self._on_lost: Callable[[], None] | None = None
 
     # --- connection -----------------------------------------------------------------------------
 
@@ -69,7 +72,16 @@ class Edge(HttpToolsProtocol):
         self._disarm()
         self._writes_again()
         self._leave()
+        self._lost = True
         super().connection_lost(exc)
+        if self._on_lost is not None:
+            self._on_lost()
+
+    def when_left(self, call: Callable[[], None] | None) -> None:
+        """Have `call` called when the connection is gone, which it may be already; None takes that back."""
+        self._on_lost = call
+        if call is not None and self._lost:
+            call()
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
@@ -107,6 +119,8 @@ class Edge(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        scope: Any = self.scope
+        scope["openclaw.connection"] = self
         self._phase = _HEADERS
         self._since = 0.0
         self._size = 0

@@ -164,6 +164,17 @@ class Exchange:
         """Return every request header called `name` (lower case), in order."""
         return [value for present, value in self.scope["headers"] if present == name]
 
+    def when_left(self, call: Callable[[], None] | None) -> bool:
+        """Have `call` called once the client leaves before its answer is whole; None takes that back.
+
+        False where the server cannot say so by itself: then only `receive` tells of it.
+        """
+        connection = self.scope.get("openclaw.connection")
+        if connection is None:
+            return False
+        connection.when_left(call)
+        return True
+
     def inherit(self, parent: Exchange) -> None:
         """Take over the facts of the handshake (kind "message")."""
         self.parent = parent

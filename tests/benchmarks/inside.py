@@ -73,6 +73,9 @@ class Client:
         ]
         self._request = {"type": "http.request", "body": body, "more_body": False}
 
+    def when_left(self, call: Any) -> None:
+        """What the server's connection offers; this client never leaves."""
+
     async def call(self, number: int = 0) -> int:
         """Send one request by the key of this number; return the status."""
         scope: dict[str, Any] = {
@@ -89,6 +92,7 @@ class Client:
             "client": ("127.0.0.1", 50_000),
             "server": ("127.0.0.1", 9090),
             "state": {},
+            "openclaw.connection": self,
         }
         given = False
         status = 0

@@ -6,7 +6,7 @@ Stored history is never put before a prompt: the client resends its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -144,11 +144,10 @@ class Chat:
             await self._sessions.get(x[PRINCIPAL].organization, session)
             x[SESSION_ID] = session
         turn = await self._turn(x, completion, body, request, session)
-        async with self._counted(x, turn):
-            if turn.streams:
-                await write_stream(x, turn, receive, send, form=ChunkEvents(), **self._patience)
-            else:
-                await write_whole(x, turn, receive, send)
+        if turn.streams:
+            await self._counted(x, turn, write_stream(x, turn, receive, send, form=ChunkEvents(), **self._patience))
+        else:
+            await self._counted(x, turn, write_whole(x, turn, receive, send))
 
     async def message(self, scope: Any, receive: Receive, send: Send) -> None:
         x: Exchange = scope["exchange"]
@@ -157,11 +156,10 @@ class Chat:
         )
         self._check(x, completion)
         turn = await self._turn(x, completion, body, request, None)
-        async with self._counted(x, turn):
-            if turn.streams:
-                await write_stream(x, turn, receive, send, form=MessageEvents(), **self._patience)
-            else:
-                await write_whole(x, turn, receive, send, told=whole_message)
+        if turn.streams:
+            await self._counted(x, turn, write_stream(x, turn, receive, send, form=MessageEvents(), **self._patience))
+        else:
+            await self._counted(x, turn, write_whole(x, turn, receive, send, told=whole_message))
 
     def _check(self, x: Exchange, completion: Completion) -> None:
         if len(completion.messages) > self._config.max_messages:
@@ -205,15 +203,14 @@ class Chat:
             attempts.listen(turn.note)
         return turn
 
-    @asynccontextmanager
-    async def _counted(self, x: Exchange, turn: Turn) -> AsyncIterator[None]:
-        """Start a turn; count it, and at the end its answer."""
+    async def _counted(self, x: Exchange, turn: Turn, writing: Awaitable[None]) -> None:
+        """Start a turn and have it written; count it, and at the end its answer."""
         started = time.perf_counter()
         inbound, outbound = self._told[x[TIER].name]
         inbound.inc()
         self._turns.start(turn)
         try:
-            yield
+            await writing
         finally:
             self._seconds.observe(time.perf_counter() - started)
             if turn.delivered:

@@ -20,11 +20,13 @@ from openclaw_gateway.api import (
     UpstreamFailed,
     internal_error,
     unavailable,
+    within,
 )
 from openclaw_plugins.chat.answers import Record
 from openclaw_plugins.chat.attempts import Attempts
 from openclaw_plugins.chat.skill_answers import SkillAnswer
 from openclaw_plugins.chat.tool_loop import ToolLoop
+from openclaw_plugins.chat.waiting import Waiting
 
 Reason = Literal["disconnected", "slow_reader", "cancelled", "shutdown"]
 
@@ -53,7 +55,8 @@ class Turn:
         "_request_id",
         "_room",
         "_task",
-        "_wake",
+        "_waiters",
+        "_waiting",
         "body",
         "delivered",
         "failure",
@@ -76,8 +79,11 @@ class Turn:
         self._phase: Literal["new", "asking", "settling"] = "new"
         self._chunks: deque[bytes] = deque()
         self._notes: deque[bytes] = deque(maxlen=_QUEUE)
-        self._wake = asyncio.Event()
-        self._room = asyncio.Event()
+        self._waiting: Waiting | None = None
+        #: where the upstream waits for the connection
+        self._room: asyncio.Future[None] | None = None
+        #: who waits for the end
+        self._waiters: list[asyncio.Future[None]] = []
         self.delivered = False
         self.body = b""
         self.finished = False
@@ -90,31 +96,19 @@ class Turn:
 
     async def chunks(self, patience: float) -> list[bytes] | None:
         """Return the chunks that wait; none where a note waits, or after `patience` seconds; None at the end."""
-        if not self._chunks:
-            late = False
-
-            def wake() -> None:
-                nonlocal late
-                late = True
-                self._wake.set()
-
-            # One timer that merely wakes us: a time-out would cost as much as all the rest of a chunk.
-            timer = asyncio.get_running_loop().call_later(patience, wake)
-            try:
-                while not self._chunks:
-                    if self.finished:
-                        return None
-                    if self._notes:
-                        return []
-                    self._wake.clear()
-                    await self._wake.wait()
-                    if late and not self._chunks:
-                        return []
-            finally:
-                timer.cancel()
+        while not self._chunks:
+            if self.finished:
+                return None
+            if self._notes:
+                return []
+            if self._waiting is None:
+                self._waiting = Waiting()
+            if not await self._waiting.wait(patience) and not self._chunks:
+                return []
         chunks = list(self._chunks)
         self._chunks.clear()
-        self._room.set()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
         if self._phase == "asking":  # afterwards all that waits is accounted for already
             self._account(chunks)
         return chunks
@@ -122,7 +116,7 @@ class Turn:
     def note(self, comment: bytes) -> None:
         """Say something beside the answer: it is no part of that, costs nothing and may be lost."""
         self._notes.append(comment)
-        self._wake.set()
+        self._wake()
 
     def noted(self) -> bytes:
         """Return the notes that wait."""
@@ -145,12 +139,14 @@ class Turn:
 
     async def ended(self) -> None:
         """Wait for the end; the wait may be cancelled, the turn is not."""
-        if self._task is not None and not self._task.done():
-            await asyncio.wait({self._task})
+        if self._task is not None and not self.finished:
+            waiter = self._task.get_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
 
     def start(self) -> asyncio.Task[None]:
         """Let a task of its own run the turn."""
-        self._task = asyncio.create_task(self._run())
+        self._task = asyncio.get_running_loop().create_task(self._run())
         return self._task
 
     async def _run(self) -> None:
@@ -162,7 +158,11 @@ class Turn:
         finally:
             self._phase = "settling"
             self.finished = True
-            self._wake.set()
+            if self._waiting is not None:
+                self._waiting.close()
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     async def _ask(self) -> None:
         self._phase = "asking"
@@ -187,24 +187,23 @@ class Turn:
     async def _ask_stream(self) -> None:
         async with aclosing(self._attempts.stream()) as stream:
             async for chunk in stream:
-                await self._put(chunk)
+                while len(self._chunks) >= _QUEUE:
+                    self._room = asyncio.get_running_loop().create_future()
+                    await self._room
+                self._chunks.append(chunk)
+                self._wake()
         self.delivered = True
 
-    async def _put(self, chunk: bytes) -> None:
-        while len(self._chunks) >= _QUEUE:
-            self._room.clear()
-            await self._room.wait()
-        self._chunks.append(chunk)
-        self._wake.set()
+    def _wake(self) -> None:
+        if self._waiting is not None:
+            self._waiting.wake()
 
     async def _settle(self) -> None:
         self._account(self._chunks)
         try:
-            async with asyncio.timeout(_SETTLE):
-                if self.delivered:
-                    await self._record.commit(cut=self._cut(), at_once=self.streams)
-                else:
-                    await self._record.void()
+            record = self._record
+            kept = record.commit(cut=self._cut(), at_once=self.streams) if self.delivered else record.void()
+            await within(_SETTLE, kept)
         except Refused as error:
             self.failure = self.failure or error.refusal
         except (StoreUnavailable, TimeoutError) as error:

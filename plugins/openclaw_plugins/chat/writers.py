@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any, Protocol
 
 import msgspec
@@ -65,11 +65,8 @@ async def write_whole(
     x: Exchange, turn: Turn, receive: Receive, send: Send, *, told: Callable[[bytes], bytes] | None = None
 ) -> None:
     """Answer with one JSON body, as `told` tells it. Raises Refused where the turn failed."""
-    # A turn that waits for nothing ends within one round of the loop; watching costs more than it then.
-    await asyncio.sleep(0)
-    if not turn.finished:
-        async with _watched(turn, receive):
-            await turn.ended()
+    async with _Watched(x, turn, receive):
+        await turn.ended()
     if turn.stopped in ("disconnected", "slow_reader"):
         x.outcome.disconnected = True
         return
@@ -93,7 +90,7 @@ async def write_stream(
     The status waits for the first content, but no longer than one keep-alive: a client behind a proxy has to see
     something by then.
     """
-    async with _watched(turn, receive):
+    async with _Watched(x, turn, receive):
         patience = _Patience(stall)
         chunks = await turn.chunks(keep_alive)
         if chunks is None and turn.failure is not None:
@@ -165,20 +162,35 @@ class _Patience:
             self._handle = self._loop.call_later(self._stall / 4, self._look)
 
 
-@asynccontextmanager
-async def _watched(turn: Turn, receive: Receive) -> AsyncIterator[None]:
-    """Stop the turn when the client leaves; on leaving, wait until it has accounted for itself."""
-    watcher = asyncio.create_task(_gone(receive))
-    watcher.add_done_callback(lambda task: None if task.cancelled() else turn.stop("disconnected"))
-    try:
-        yield
-    except asyncio.CancelledError:
-        turn.stop("shutdown")
-        raise
-    finally:
-        watcher.cancel()
-        turn.stop("disconnected")  # says nothing to one that has ended
-        await turn.ended()
+class _Watched:
+    """Stops the turn when the client leaves; on leaving itself, waits until the turn has accounted for itself."""
+
+    __slots__ = ("_receive", "_turn", "_watcher", "_x")
+
+    def __init__(self, x: Exchange, turn: Turn, receive: Receive) -> None:
+        self._x = x
+        self._turn = turn
+        self._receive = receive
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        if not self._x.when_left(self._left):
+            self._watcher = asyncio.create_task(_gone(self._receive))
+            self._watcher.add_done_callback(lambda task: None if task.cancelled() else self._left())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+        else:
+            self._x.when_left(None)
+        # Says nothing to a turn that has ended.
+        self._turn.stop("shutdown" if isinstance(error, asyncio.CancelledError) else "disconnected")
+        await self._turn.ended()
+
+    def _left(self) -> None:
+        self._turn.stop("disconnected")
 
 
 async def _gone(receive: Receive) -> None:
