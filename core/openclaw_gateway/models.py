@@ -29,7 +29,10 @@ class ModelCall(msgspec.Struct, frozen=True, kw_only=True):
 
 @runtime_checkable
 class ModelProvider(Protocol):
-    """Speaks to one kind of upstream in OpenAI's chat completion shape."""
+    """Speaks to one kind of upstream in OpenAI's chat completion shape.
+
+    One whose class says `keeps_deadlines = True` raises by itself when a call's times run out; others are cut then.
+    """
 
     async def complete(self, call: ModelCall) -> bytes:
         """Return the whole JSON answer. Raises UpstreamFailed before anything was sent on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from openclaw_gateway.errors import ConfigError
 from openclaw_gateway.testing import build, configuration
 from openclaw_plugins.chat.attempts import Attempts, Candidate, Measures, order_of
 from openclaw_plugins.chat.lanes import Breaker, Lane
+from openclaw_plugins.chat.requests import Alias
 
 GOOD = b'{"model":"x","choices":[]}'
 
@@ -285,3 +287,18 @@ async def test_what_a_call_came_to_is_a_fact_of_its_exchange(
         use = kit.named.seen[-1][MODEL_USE]
     assert (use.asked, use.answered, use.provider, use.attempts, use.streamed) == ("echo", "echo", "echo", 1, stream)
     assert (use.prompt_tokens, use.completion_tokens, use.finish_reason) == (3, 2, "length")
+
+
+@pytest.mark.parametrize("spaced", [True, False])
+def test_every_chunk_of_a_stream_bears_the_alias_and_nothing_else_changes(spaced: bool) -> None:
+    alias = Alias("fast")
+
+    def said(model: str, text: str) -> bytes:
+        shape = {"model": model, "choices": [{"delta": {"content": text, "role": "x"}}]}
+        return json.dumps(shape).encode() if spaced else msgspec.json.encode(shape)
+
+    for text in ("a", "b", '"model":"vendor/large-7"', "vendor/large-7", "é"):
+        put = json.loads(alias.put(said("vendor/large-7", text)))
+        assert put == json.loads(said("fast", text))
+    assert json.loads(alias.put(said("another", "c"))) == json.loads(said("fast", "c"))
+    assert alias.put(said("fast", "d")) == said("fast", "d")

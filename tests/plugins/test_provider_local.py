@@ -32,7 +32,7 @@ async def test_it_answers_whole_and_streamed_and_is_gone_afterwards(tmp_path: Pa
             assert 0 < answer.usage.completion_tokens <= 8
             stream = await client.chat.completions.create(model="small", messages=HELLO, max_tokens=8, stream=True)
             assert "".join([c.choices[0].delta.content or "" async for c in stream if c.choices])
-        address = gateway.plugin("local")._provider._upstream._url
+        address = gateway.plugin("local")._provider._upstream.url
         async with (
             aiohttp.ClientSession() as stranger,
             stranger.post(address + "/chat/completions", json={"messages": HELLO}) as refused,

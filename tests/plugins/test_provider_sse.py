@@ -52,3 +52,9 @@ def test_a_carriage_return_and_its_line_feed_in_two_pieces_are_one_line_end() ->
 def test_an_event_over_the_limit_is_refused_before_it_is_whole(pieces: list[bytes]) -> None:
     with pytest.raises(EventTooLong):
         read(*pieces, limit=100)
+
+
+@given(st.lists(st.text("ab:\\ é", max_size=6), max_size=6), st.integers(0, 60))
+def test_whole_events_of_one_line_read_the_same_at_once_and_in_two_parts(texts: list[str], cut: int) -> None:
+    stream = b"".join(f"data: {text}\n\n".encode() for text in texts)
+    assert read(stream) == read(stream[:cut], stream[cut:]) == [Event("", text.encode()) for text in texts]

@@ -5,7 +5,6 @@ The message and the charge for it are one transaction; neither is ever kept with
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -74,8 +73,6 @@ class _Told(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_Piece).decode
 _told = msgspec.json.Decoder(_Told).decode
-#: most chunks say neither how an answer ended nor what it took, and are not read for it
-_FINISHED = re.compile(rb'"finish_reason": ?"')
 
 
 class Answer:
@@ -158,7 +155,8 @@ class Record:
 
     def add(self, piece: bytes) -> None:
         """Note what was delivered."""
-        if b'"usage"' in piece or _FINISHED.search(piece) is not None:
+        # Most chunks say neither how an answer ended nor what it took, and are not read for it.
+        if b'"usage"' in piece or b'"finish_reason":"' in piece or b'"finish_reason": "' in piece:
             self._note(piece)
         if self._session is not None:
             self._answer.add(piece)

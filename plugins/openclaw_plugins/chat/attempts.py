@@ -18,9 +18,9 @@ from typing import TypeVar
 import msgspec
 from prometheus_client import Counter
 
-from openclaw_gateway.api import ModelCall, ModelUse, UpstreamFailed, UpstreamReason
+from openclaw_gateway.api import ModelCall, ModelUse, UpstreamFailed, UpstreamReason, within
 from openclaw_plugins.chat.lanes import Lane
-from openclaw_plugins.chat.requests import under_alias
+from openclaw_plugins.chat.requests import Alias
 
 T = TypeVar("T")
 
@@ -100,8 +100,9 @@ class Attempts:
             for chunk in opened.opening:
                 yield chunk
             if opened.rest is not None:
+                named = opened.named
                 async for chunk in opened.rest:
-                    yield opened.named(chunk)
+                    yield named(chunk)
             well = True
         except UpstreamFailed as error:
             failure = error.reason
@@ -175,10 +176,12 @@ class Attempts:
         self.use.attempts += 1
         held = True
         try:
-            # Providers hold the times themselves and say which ran out; this is for one that does not.
-            limit = call.first_byte_timeout if call.stream else call.total_timeout
-            async with asyncio.timeout(limit + 0.25):
+            if lane.keeps_deadlines:
                 found = await attempt(lane, call)
+            else:
+                limit = call.first_byte_timeout if call.stream else call.total_timeout
+                async with asyncio.timeout(limit + 0.25):
+                    found = await attempt(lane, call)
             held = isinstance(found, _Opened)
         except UpstreamFailed as error:
             failure = error.reason
@@ -200,7 +203,7 @@ class Attempts:
 
     async def _whole(self, lane: Lane, call: ModelCall, ask: Callable[[ModelCall], Awaitable[bytes]]) -> bytes:
         answer = await ask(call)
-        return under_alias(answer, call.model)
+        return Alias(call.model).put(answer)
 
     async def _open(self, lane: Lane, call: ModelCall) -> _Opened:
         stream = lane.provider.stream(call)
@@ -222,16 +225,13 @@ class Attempts:
 class _Opened:
     """A stream whose first content has come."""
 
-    __slots__ = ("_alias", "lane", "opening", "rest")
+    __slots__ = ("lane", "named", "opening", "rest")
 
     def __init__(self, lane: Lane, call: ModelCall, rest: AsyncIterator[bytes]) -> None:
         self.lane = lane
         self.opening: list[bytes] = []
         self.rest: AsyncIterator[bytes] | None = rest
-        self._alias = call.model
-
-    def named(self, chunk: bytes) -> bytes:
-        return under_alias(chunk, self._alias)
+        self.named = Alias(call.model).put
 
 
 def order_of(alias: str, fallbacks: Mapping[str, Sequence[str]]) -> list[str]:
@@ -277,5 +277,4 @@ async def _close(stream: AsyncIterator[bytes] | None) -> None:
     close = getattr(stream, "aclose", None)
     if close is not None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE):
-                await close()
+            await within(_CLOSE, close())

@@ -71,7 +71,7 @@ class Breaker:
 class Lane:
     """One model at one provider, with its places and its breaker."""
 
-    __slots__ = ("_free", "_wait", "breaker", "provider", "provider_id")
+    __slots__ = ("_free", "_wait", "breaker", "keeps_deadlines", "provider", "provider_id")
 
     def __init__(
         self, provider: ModelProvider, provider_id: str, capacity: int | None, wait: float, breaker: Breaker
@@ -79,6 +79,7 @@ class Lane:
         self.provider = provider
         self.provider_id = provider_id
         self.breaker = breaker
+        self.keeps_deadlines = bool(getattr(provider, "keeps_deadlines", False))
         self._free = asyncio.Semaphore(capacity) if capacity is not None else None
         self._wait = wait
 

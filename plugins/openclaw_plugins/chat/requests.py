@@ -63,17 +63,35 @@ def forwarded(body: bytes, request: dict[str, Any], upstream_model: str) -> byte
     return _encode(fields)
 
 
-def under_alias(answer: bytes, alias: str) -> bytes:
-    """Return an upstream's answer, or chunk, with the model's name as clients know it; the very bytes where it has it.
+class Alias:
+    """Puts the name under which clients know a model into one upstream's answer, or the chunks of one stream.
 
-    What an upstream calls its model may be a path on its machine.
+    What an upstream calls its model may be a path on its machine. An answer that has the right name already passes
+    as it is, and so does all but the name of chunks like one that was seen before.
     """
-    name = _encode(alias)
-    if answer.count(b'"model"') == 1 and (b'"model":' + name in answer or b'"model": ' + name in answer):
-        return answer
-    fields = _raw_object.decode(answer)
-    fields["model"] = msgspec.Raw(name)
-    return _encode(fields)
+
+    __slots__ = ("_loose", "_name", "_theirs", "_tight")
+
+    def __init__(self, alias: str) -> None:
+        self._name = _encode(alias)
+        self._tight = b'"model":' + self._name
+        self._loose = b'"model": ' + self._name
+        #: the field as this upstream writes it
+        self._theirs: bytes | None = None
+
+    def put(self, answer: bytes) -> bytes:
+        # A quote within a text is escaped: what stands there in quotes once is the key.
+        once = answer.count(b'"model"') == 1
+        if once and (self._tight in answer or self._loose in answer):
+            return answer
+        if once and self._theirs is not None and self._theirs in answer:
+            return answer.replace(self._theirs, self._tight)
+        fields = _raw_object.decode(answer)
+        named = bytes(fields.get("model", b""))
+        if named.startswith(b'"'):
+            self._theirs = next((f for f in (b'"model":' + named, b'"model": ' + named) if f in answer), None)
+        fields["model"] = msgspec.Raw(self._name)
+        return _encode(fields)
 
 
 def new_turn(messages: list[ChatMessage]) -> list[NewMessage]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -21,6 +21,8 @@ from openclaw_plugins.providers.upstream_errors import broken
 
 class Anthropic:
     """A pool of connections to one upstream, and a translation in front of it. Retries nothing."""
+
+    keeps_deadlines: ClassVar[bool] = True
 
     class Config(UpstreamConfig, frozen=True, kw_only=True):
         api_key: Annotated[Secret | None, Meta(description="Sent as `x-api-key`.")] = None
@@ -53,7 +55,7 @@ class Anthropic:
             while events := await answer.events():
                 for event in events:
                     for chunk in translator.take(event):
-                        answer.times.answered()
+                        answer.times.begun = True
                         yield chunk
                 if translator.done:
                     answer.done()

@@ -60,7 +60,7 @@ class UpstreamCall:
         self._done = False
         self._started = time.perf_counter()
         self._span = callee.spans.start(call, operation)
-        #: who reads the answer says when content has begun
+        #: who reads the answer says there when content has begun
         self.times = Times(call)
 
     async def __aenter__(self) -> Self:
@@ -154,7 +154,8 @@ class Streamed(UpstreamCall):
     async def events(self) -> list[Event]:
         """Return the next events; none at the end."""
         while not self._ended:
-            piece = await self.read()
+            assert self._answer is not None
+            piece = await self._answer.read(self.times.next_deadline())
             self._ended = not piece
             if events := list(self._reader.feed(piece) if piece else self._reader.finish()):
                 return events

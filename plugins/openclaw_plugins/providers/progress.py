@@ -21,13 +21,15 @@ class _Chunk(msgspec.Struct):
     error: msgspec.Raw | None = None
 
 
+#: longer than the end marker with any white space around it that somebody would send
+_SHORT = 32
 _chunk = msgspec.json.Decoder(_Chunk).decode
 
 
 class Times:
     """The deadlines of one call: to the first content, between two pieces, and for the whole."""
 
-    __slots__ = ("_end", "_first", "_idle", "_loop", "_waiting_for_first", "phase")
+    __slots__ = ("_end", "_first", "_idle", "_loop", "begun", "phase")
 
     def __init__(self, call: ModelCall) -> None:
         self._loop = asyncio.get_running_loop()
@@ -35,18 +37,16 @@ class Times:
         self._end = now + call.total_timeout
         self._first = now + call.first_byte_timeout
         self._idle = call.idle_timeout
-        self._waiting_for_first = True
+        #: whether content has come
+        self.begun = False
         self.phase = "first byte"
-
-    def answered(self) -> None:
-        self._waiting_for_first = False
 
     def next_deadline(self) -> float:
         """Set `phase` to the time that would run out first, and return when that is."""
-        if self._waiting_for_first:
-            self.phase, deadline = "first byte", self._first
-        else:
+        if self.begun:
             self.phase, deadline = "idle", self._loop.time() + self._idle
+        else:
+            self.phase, deadline = "first byte", self._first
         if deadline >= self._end:
             self.phase, deadline = "total", self._end
         return deadline
@@ -72,7 +72,7 @@ class Progress:
         data = event.data
         if self.done or not data:
             return None
-        if data == b"[DONE]" or data.strip() == b"[DONE]":
+        if data == b"[DONE]" or (len(data) < _SHORT and data.strip() == b"[DONE]"):
             self.done = True
             return None
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -35,8 +35,18 @@ class EventReader:
         self._after_return = False
         self._started = False
 
-    def feed(self, piece: bytes) -> Iterator[Event]:
-        """Yield the events that `piece` completes. Raises EventTooLong."""
+    def feed(self, piece: bytes) -> Iterable[Event]:
+        """Return the events that `piece` completes. Raises EventTooLong."""
+        # Nearly every upstream sends whole events of one line each.
+        if piece[:6] == b"data: " and piece[-2:] == b"\n\n" and not (self._line or self._data or self._name):
+            data = piece[6:-2].split(b"\n\ndata: ")
+            if piece.count(b"\n") == 2 * len(data) and len(piece) <= self._limit and b"\r" not in piece:
+                self._started = True
+                self._after_return = False
+                return [Event("", each) for each in data]
+        return self._feed(piece)
+
+    def _feed(self, piece: bytes) -> Iterator[Event]:
         if not piece:
             return
         if self._after_return:

@@ -73,6 +73,7 @@ class Upstream:
             DirectTransport(destination) if config.transport == "direct" else ProxiedTransport(destination)
         )
         self._max_answer = config.max_answer
+        self.url = destination.url
         #: texts of the configuration that no client may see
         self.secrets = (
             key,
@@ -99,7 +100,7 @@ class Upstream:
         async with UpstreamCall(self._callee, path, operation, call, body) as asked:
             parts, size = [], 0
             while piece := await asked.read():
-                asked.times.answered()
+                asked.times.begun = True
                 size += len(piece)
                 if size > self._max_answer:
                     raise broken("its answer is too large")
