@@ -36,6 +36,8 @@ class Place:
         self.said: dict[str, Any] = {}
         self.returncode: int | None = None
         self._public = public
+        #: the addresses of sockets that are closed for now
+        self._closed: list[list[tuple[int, Any]]] = []
         self._operations = operations
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -105,16 +107,15 @@ class Place:
         except TimeoutError:
             return _failed(f"no word of the reload within {_RELOAD:g}s")
 
-    async def rest(self, seconds: float, stopping: asyncio.Event) -> None:
-        """Do without a process for a while; who connects meanwhile is served by the others."""
-        if not seconds:
-            return  # what connects meanwhile waits in the queue of our sockets
-        addresses = [listeners.unlisten(sockets) for sockets in (self._public, self._operations)]
-        try:
-            async with asyncio.timeout(seconds):
-                await stopping.wait()
-        except TimeoutError:
-            self._public, self._operations = (listeners.listen_again(known) for known in addresses)
+    def close(self) -> None:
+        """Leave what connects to the others: without a process it would wait in the queue of our sockets."""
+        self._closed = self._closed or [listeners.unlisten(sockets) for sockets in (self._public, self._operations)]
+
+    def open(self) -> None:
+        """Take connections again, on the same addresses. Raises OSError where they cannot be had."""
+        if self._closed:
+            self._public, self._operations = (listeners.listen_again(known) for known in self._closed)
+            self._closed = []
 
     def _hear(self, message: dict[str, Any], hear: Callable[[Place, dict[str, Any]], None]) -> None:
         if "reloaded" in message:

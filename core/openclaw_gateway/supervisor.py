@@ -84,7 +84,7 @@ class Supervisor:
         # Alone at first: it may upgrade a schema, and make secrets that all of them then find.
         keeping = [asyncio.create_task(self._keep(first, folder))]
         if not await self._wait_for(first):
-            self._stop()
+            self._stopping.set()
             await asyncio.wait(keeping)
             return first.returncode or 0
         keeping += [asyncio.create_task(self._keep(place, folder)) for place in others]
@@ -133,9 +133,20 @@ class Supervisor:
                 break
             place.restarts += 1
             quick = 0 if time.monotonic() - began > _STEADY else min(quick + 1, len(_DELAYS) - 1)
+            if quick:
+                place.close()
             logger.error("worker %d ended (%s); the next is started in %gs", place.index, _how(code), _DELAYS[quick])
             self._tell_states()
-            await place.rest(_DELAYS[quick], self._stopping)
+            if quick and not await self._stopped_within(_DELAYS[quick]):
+                place.open()
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return False
+        return True
 
     # --- what workers say -----------------------------------------------------------------------
 
@@ -198,6 +209,8 @@ class Supervisor:
             logger.info("stopping: running requests have %gs", self._settings.drain_timeout)
             notify(STOPPING="1")
         self._stopping.set()
+        for place in self._places:
+            place.close()  # ours: connections are refused when the workers have closed theirs
         self._signal(signal.SIGTERM)  # to a worker that drains already, the second one means at once
 
     def _signal(self, how: signal.Signals) -> None:

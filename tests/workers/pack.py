@@ -58,6 +58,7 @@ class Pack:
         self.port, self.operations = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "gateway.log"
+        self._marked = 0
         self._environ = {**os.environ, **(environ or {})}
         changes: dict[str, Any] = {
             "gateway.port": self.port,
@@ -79,11 +80,20 @@ class Pack:
         self._headers: dict[str, str] = {}
 
     def start(self) -> None:
+        self.mark()
         with self.log.open("ab") as log:
             command = [*COMMAND, "serve", "--config", self.config]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environ)
         # All serve when the supervisor says so, and no request before that.
-        self.until(lambda: b" serves " in self.log.read_bytes())
+        self.until(lambda: " serves " in self.told())
+
+    def mark(self) -> None:
+        """Forget what it has said until now."""
+        self._marked = self.log.stat().st_size if self.log.exists() else 0
+
+    def told(self) -> str:
+        """What it has said since the mark."""
+        return self.log.read_bytes()[self._marked :].decode()
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to stop; return the exit status."""
@@ -126,9 +136,14 @@ class Pack:
         return found
 
     def workers(self) -> list[dict[str, Any]]:
-        """The workers as any of them sees them."""
-        found: list[dict[str, Any]] = self.health()["checks"]["workers"]["facts"]["workers"]
+        """The workers, once all of them serve; any of them says it, with what it saw within the last second."""
+        found: list[dict[str, Any]] = []
+        self.until(lambda: bool(found.extend(self.health()["checks"]["workers"]["facts"]["workers"]) or found))
         return found
+
+    def replaced(self, pid: int) -> None:
+        """Wait until another process has the place of this one."""
+        self.until(lambda: all(state["pid"] != pid for state in self.workers()))
 
     def scrape(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         """All series of one scrape, as Prometheus reads them; no series is there twice."""
