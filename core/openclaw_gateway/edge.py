@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from openclaw_gateway.config.document import EdgeSettings
 from openclaw_gateway.refusals import Refusal
+from openclaw_gateway.sending import Sender
 from openclaw_gateway.sockets import Socket
 
 _IDLE, _HEADERS, _BODY = range(3)
@@ -161,6 +162,9 @@ class Edge(HttpToolsProtocol):
         super().on_headers_complete()
         self._phase = _BODY
         self._since = 0.0
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        super()._start_asgi_task(cycle, lambda scope, receive, send: app(scope, receive, Sender(cycle)))
 
     def on_message_complete(self) -> None:
         self._phase = _IDLE

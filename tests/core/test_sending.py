@@ -1,0 +1,157 @@
+"""The way out of the server: one write for a small answer, and never a header that is two."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from openclaw_gateway.sending import Sender
+
+
+class Pipe:
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Exchange:
+    def __init__(self, method: str = "POST", *, keep_alive: bool = True) -> None:
+        self.pipe: Any = Pipe()
+        self.ended = 0
+        scope: Any = {"method": method}
+        nothing: Any = None
+        self.cycle = RequestResponseCycle(
+            scope=scope,
+            transport=self.pipe,
+            flow=FlowControl(self.pipe),
+            logger=nothing,
+            access_logger=nothing,
+            access_log=False,
+            default_headers=[(b"date", b"today")],
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=keep_alive,
+            on_response=self._count,
+        )
+        self.send = Sender(self.cycle)
+
+    def _count(self) -> None:
+        self.ended += 1
+
+    async def start(self, *headers: tuple[bytes, bytes], status: int = 200) -> None:
+        await self.send({"type": "http.response.start", "status": status, "headers": list(headers)})
+
+    async def body(self, data: bytes, *, more: bool = False) -> None:
+        await self.send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+LENGTH = (b"content-length", b"2")
+
+
+async def test_a_whole_answer_is_one_write() -> None:
+    it = Exchange()
+    await it.start(LENGTH)
+    assert it.pipe.writes == []
+    await it.body(b"ok")
+    assert it.pipe.writes == [b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-length: 2\r\n\r\nok"]
+    assert (it.ended, it.pipe.closed, it.cycle.response_complete) == (1, False, True)
+
+
+async def test_a_stream_is_chunked_and_its_first_piece_brings_the_head() -> None:
+    it = Exchange()
+    await it.start()
+    for data in (b"one", b"", b"three"):
+        await it.body(data, more=True)
+    await it.body(b"")
+    head = b"HTTP/1.1 200 OK\r\ndate: today\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert it.pipe.writes == [head + b"3\r\none\r\n", b"5\r\nthree\r\n", b"0\r\n\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "headers", "sent"),
+    [
+        ("HEAD", 200, [LENGTH], b"content-length: 2\r\n\r\n"),
+        ("GET", 204, [], b"date: today\r\n\r\n"),
+        ("GET", 304, [], b"date: today\r\n\r\n"),
+    ],
+)
+async def test_answers_without_a_body_have_none(method: str, status: int, headers: Any, sent: bytes) -> None:
+    it = Exchange(method)
+    await it.start(*headers, status=status)
+    await it.body(b"ok" if method == "HEAD" else b"")
+    assert len(it.pipe.writes) == 1
+    assert it.pipe.writes[0].endswith(sent)
+
+
+@pytest.mark.parametrize("keep_alive", [True, False])
+async def test_a_connection_that_ends_says_so_once(keep_alive: bool) -> None:
+    it = Exchange(keep_alive=keep_alive)
+    await it.start(LENGTH, *([(b"connection", b"Close")] if keep_alive else []))
+    await it.body(b"ok")
+    assert it.pipe.writes[0].lower().count(b"connection: close\r\n") == 1
+    assert it.pipe.closed
+
+
+@pytest.mark.parametrize(
+    "value", [b"a\r\nx-evil: 1", b"a\nb", b"a\rb", b"a\x00b", b"a\x7f", b"\r\n\r\nHTTP/1.1 200 OK"]
+)
+@pytest.mark.parametrize("in_name", [False, True])
+async def test_a_header_that_would_be_more_than_one_is_never_written(value: bytes, in_name: bool) -> None:
+    it = Exchange()
+    with pytest.raises(RuntimeError, match="header"):
+        await it.start((value, b"a") if in_name else (b"x-a", value))
+    assert it.pipe.writes == []
+
+
+@pytest.mark.parametrize("body", [b"o", b"okay"])
+async def test_an_answer_of_another_length_than_it_says_is_cut(body: bytes) -> None:
+    it = Exchange()
+    await it.start(LENGTH)
+    with pytest.raises(RuntimeError, match="content-length"):
+        await it.body(body)
+    assert (it.ended, it.cycle.response_complete) == (0, False)
+
+
+async def test_what_comes_in_no_order_is_refused() -> None:
+    it = Exchange()
+    with pytest.raises(RuntimeError):
+        await it.body(b"ok")
+    await it.start(LENGTH)
+    with pytest.raises(RuntimeError):
+        await it.start(LENGTH)
+    await it.body(b"ok")
+    with pytest.raises(RuntimeError):
+        await it.body(b"ok")
+
+
+@pytest.mark.parametrize("act", [lambda it: it.start(LENGTH), lambda it: it.body(b"ok")], ids=["start", "body"])
+async def test_nothing_is_written_to_a_client_that_left(act: Callable[[Exchange], Any]) -> None:
+    it = Exchange()
+    it.cycle.disconnected = True
+    await act(it)
+    assert it.pipe.writes == []
+
+
+async def test_a_client_that_does_not_read_is_waited_for() -> None:
+    it = Exchange()
+    await it.start()
+    it.cycle.flow.pause_writing()
+    waiting = asyncio.create_task(it.body(b"x", more=True))
+    await asyncio.sleep(0)
+    assert not it.pipe.writes
+    it.cycle.flow.resume_writing()
+    await waiting
+    assert len(it.pipe.writes) == 1
