@@ -202,7 +202,8 @@ def rows(struct: Any, prefix: str) -> Iterator[str]:
     for field in msgspec.structs.fields(struct):
         inner = nested(field.type)
         if inner is not None:
-            yield from rows(inner, f"{prefix}{field.encode_name}.")
+            named = "<name>." if get_origin(bare(field.type)) is dict else ""
+            yield from rows(inner, f"{prefix}{field.encode_name}.{named}")
             continue
         needed = capability(field.type)
         kind = f"id of a `{needed}`" if needed else describe(field.type).split(" (units:")[0]
@@ -215,7 +216,8 @@ def rows(struct: Any, prefix: str) -> Iterator[str]:
 def nested(type: Any) -> Any:
     """Return the Struct that a field holds, also where it may be left out."""
     base = bare(type)
-    candidates = [base] if get_origin(base) in (None, list, tuple, dict) else get_args(base)
+    # of a table of tables, what each of them holds
+    candidates = [base] if get_origin(base) in (None, list, tuple) else get_args(base)
     return next((one for one in candidates if inspect.isclass(one) and issubclass(one, msgspec.Struct)), None)
 
 

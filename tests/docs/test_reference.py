@@ -56,7 +56,8 @@ def test_every_key_has_a_line_with_type_default_and_description(generate: dict[s
         for field in msgspec.structs.fields(struct):
             inner = generate["nested"](field.type)
             if inner is not None:
-                assert all(f"| `{field.encode_name}.{name}` |" in section for name in inner.__struct_encode_fields__)
+                of = f"{field.encode_name}.<name>" if field.default_factory is dict else field.encode_name
+                assert all(f"| `{of}.{name}` |" in section for name in inner.__struct_encode_fields__)
                 continue
             row = re.search(rf"^\| `{field.encode_name}` \| (.+) \| (.+) \| (.*) \|$", section, re.M)
             assert row is not None, f"{where}: {field.encode_name} has no line"
