@@ -51,19 +51,27 @@ async def process(
     )
     incoming, read_stream = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     write_stream, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
+    stopping = False
+
+    async def read() -> None:
+        await _read(running, incoming)
+        if not stopping:
+            gone()
+
     async with incoming, read_stream, write_stream, outgoing, anyio.create_task_group() as tasks:
-        tasks.start_soon(_read, running, incoming, gone)
+        tasks.start_soon(read)
         tasks.start_soon(_write, running, outgoing, incoming)
         tasks.start_soon(_listen, running, told)
         try:
             yield read_stream, write_stream
         finally:
+            stopping = True
             with anyio.CancelScope(shield=True):
                 await _stop(running)
             tasks.cancel_scope.cancel()
 
 
-async def _read(running: asyncio.subprocess.Process, incoming: Any, gone: Callable[[], None]) -> None:
+async def _read(running: asyncio.subprocess.Process, incoming: Any) -> None:
     """Pass on what the process says. The end of the stream is the end of the connection."""
     assert running.stdout is not None
     async with incoming:
@@ -75,7 +83,6 @@ async def _read(running: asyncio.subprocess.Process, incoming: Any, gone: Callab
                     await incoming.send(error)
                 else:
                     await incoming.send(SessionMessage(message))
-    gone()
 
 
 async def _write(running: asyncio.subprocess.Process, outgoing: Any, incoming: Any) -> None:
