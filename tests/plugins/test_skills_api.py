@@ -154,6 +154,14 @@ async def test_the_quota_of_a_session_holds_whatever_way_its_id_is_written(here:
     assert len(await rows(here)) == 11
 
 
+async def test_a_key_that_is_sent_twice_runs_once(here: Place) -> None:
+    body = {"sessionId": await here.session(), "params": {"how": "x"}}
+    asks = [here.ask("POST", "/api/v1/skills/act/execute", body, **{"Idempotency-Key": "k1"}) for _ in range(3)]
+    first, *more = [await asking for asking in asks]
+    assert first[0] == 200 and all(answer == first for answer in more)
+    assert len(await rows(here)) == 1 and await used(here, body["sessionId"]) == 1
+
+
 async def test_simultaneous_runs_never_pass_the_quota(here: Place) -> None:
     session = await here.session()
     for _ in range(8):

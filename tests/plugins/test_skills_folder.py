@@ -141,6 +141,11 @@ def test_names_become_usable(given: str, folder: str, name: str) -> None:
     assert read(f"---\nname: {given}\ndescription: d\n---\n", folder).name == name
 
 
+@pytest.mark.parametrize(("line", "visible"), [("", True), ("disable-model-invocation: true", False), ("x: y", True)])
+def test_one_may_be_kept_from_models(line: str, visible: bool) -> None:
+    assert read(f"---\n{FRONT}\n{line}\n---\nx").model_visible is visible
+
+
 def test_aliases_and_depth_do_not_grow() -> None:
     bomb = "a: &a [x,x]\n" + "".join(
         f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)},*{chr(97 + i)}]\n" for i in range(20)
