@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from http import HTTPStatus
+from typing import Any, cast
 
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from openclaw_gateway.config.document import EdgeSettings
-from openclaw_gateway.refusals import Refusal
+from openclaw_gateway.refusals import Refusal, of_edge
 from openclaw_gateway.sending import Sender
 from openclaw_gateway.sockets import Socket
 
 _IDLE, _HEADERS, _BODY = range(3)
 
 #: RFC 9112 3.2 wants exactly one valid Host; this is the syntax of RFC 3986 3.2.2 for names and addresses
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[(?=[^\]]*:)[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 
 #: beside the addresses in a census; no address is written so
 _ALL = "*"
@@ -44,8 +47,7 @@ class Edge(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._phase = _IDLE
-        self._since = 0.0
-        self._progress = 0.0
+        self._since = self._progress = 0.0
         self._size = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
@@ -53,6 +55,8 @@ class Edge(HttpToolsProtocol):
         self._peer = ""
         self._lost = False
         self._on_lost: Callable[[], None] | None = None
+        self._piece = b""  # what is being parsed just now
+        self._ignoring = False  # whether the request at hand wishes for another protocol, and shall not have it
 
     # --- connection -----------------------------------------------------------------------------
 
@@ -63,11 +67,11 @@ class Edge(HttpToolsProtocol):
         self.census[self._peer] += 1
         settings = self.settings
         if self.census[_ALL] > settings.max_connections:
-            self._refuse(503, "SERVICE_UNAVAILABLE", "too many connections", retry_after=1.0)
+            self._refuse(503, "too many connections", retry_after=1.0)
         elif self.census[self._peer] > settings.max_connections_per_address:
-            self._refuse(503, "SERVICE_UNAVAILABLE", "too many connections from this address", retry_after=1.0)
+            self._refuse(503, "too many connections from this address", retry_after=1.0)
         else:
-            self._deadline = self.loop.call_later(settings.first_byte, self._silent)
+            self._wait_for_a_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
@@ -87,10 +91,14 @@ class Edge(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             return
+        self._piece = data
         super().data_received(data)
+        self._piece = b""
         # A request that came in one piece is complete by now: only unfinished ones cost a timer.
         if self._phase == _IDLE:
-            if self._deadline is not None:
+            if self.cycle is None or self.cycle.response_complete:
+                self._wait_for_a_request()
+            elif self._deadline is not None:
                 self._disarm()
         else:
             self._progress = self.loop.time()
@@ -104,7 +112,7 @@ class Edge(HttpToolsProtocol):
         self._disarm()
         # The socket's protocol cannot read these, and would say nothing.
         if not self.url.isascii() or any(name in _BODY_HEADERS for name, _ in self.headers):
-            self._refuse(400, "BAD_REQUEST", "the request is not a valid WebSocket handshake")
+            self._refuse(400, "the request is not a valid WebSocket handshake")
             return
         super().handle_websocket_upgrade()
         # From here on the transport tells the socket when the connection ends, and nobody else.
@@ -115,6 +123,17 @@ class Edge(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         # RFC 6455 4.1: a handshake is a GET; on any other method the wish is ignored.
         return self.parser.get_method() == b"GET" and super()._should_upgrade()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        # The parser takes what stands behind the headers for another protocol, and would take a body for the next
+        # request. RFC 9110 7.8 lets a server ignore the wish: the same request is read again without it.
+        ended = cast("HttpParserUpgrade", sys.exception())
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self._ignoring = False
+        self.parser = HttpRequestParser(self)
+        super().data_received(b"\r\n".join(lines) + b"\r\n\r\n" + self._piece[ended.args[0] :])
 
     # --- framing --------------------------------------------------------------------------------
 
@@ -129,13 +148,13 @@ class Edge(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
         if len(self.url) > self.settings.max_target:
-            self._break(414, "BAD_REQUEST", f"the request target is longer than {self.settings.max_target} bytes")
+            self._break(414, f"the request target is longer than {self.settings.max_target} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
         self._size += len(name) + len(value) + 4
         if self._size > self.settings.max_header_bytes or len(self.headers) > self.settings.max_headers:
-            self._break(431, "BAD_REQUEST", "the request headers are too large")
+            self._break(431, "the request headers are too large")
 
     def on_headers_complete(self) -> None:
         hosts = lengths = codings = 0
@@ -143,22 +162,28 @@ class Edge(HttpToolsProtocol):
             if name == b"host":
                 hosts += 1
                 if _HOST.fullmatch(value) is None:
-                    self._break(400, "BAD_REQUEST", "the Host header is not valid")
+                    self._break(400, "the Host header is not valid")
                 if self.settings.allowed_hosts and not self._allowed(value):
-                    self._break(400, "BAD_REQUEST", "this host is not served here")
+                    self._break(400, "this host is not served here")
             elif name == b"content-length":
                 lengths += 1
             elif name == b"transfer-encoding":
                 codings += 1
                 if value.strip().lower() != b"chunked":
-                    self._break(400, "BAD_REQUEST", "only the transfer coding chunked is understood")
-        if hosts > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
-            self._break(400, "BAD_REQUEST", "exactly one Host header is needed")
+                    self._break(400, "only the transfer coding chunked is understood")
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._break(400, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+        if self.parser.should_upgrade() and not self._should_upgrade():
+            self._ignoring = True
+            return
+        if hosts > 1 or (not hosts and version != "1.0"):
+            self._break(400, "exactly one Host header is needed")
         if lengths > 1 or codings > 1 or (lengths and codings):
             # RFC 9112 6.1: both together are how requests are smuggled past a proxy.
-            self._break(400, "BAD_REQUEST", "the length of the request is ambiguous")
+            self._break(400, "the length of the request is ambiguous")
         if self.parser.get_method() in (b"CONNECT", b"TRACE"):
-            self._break(405, "METHOD_NOT_ALLOWED", "this method is not possible here")
+            self._break(405, "this method is not possible here")
         super().on_headers_complete()
         self._phase = _BODY
         self._since = 0.0
@@ -167,12 +192,14 @@ class Edge(HttpToolsProtocol):
         super()._start_asgi_task(cycle, lambda scope, receive, send: app(scope, receive, Sender(cycle)))
 
     def on_message_complete(self) -> None:
+        if self._ignoring:
+            return
         self._phase = _IDLE
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         if self._refusal is None:
-            self._refusal = _refusal(400, "BAD_REQUEST", "the request is not valid HTTP/1.1")
+            self._refusal = of_edge(400, "the request is not valid HTTP/1.1")
         self._answer(self._refusal)
 
     # --- deadlines ------------------------------------------------------------------------------
@@ -209,7 +236,12 @@ class Edge(HttpToolsProtocol):
         if self.cycle is not None and self.cycle.response_started:
             self.transport.abort()
         else:
-            self._refuse(408, "BAD_REQUEST", "the request did not come in time")
+            self._refuse(408, "the request did not come in time")
+
+    def _wait_for_a_request(self) -> None:
+        """Give the first byte of a request its time; empty lines, which may stand before one, win none."""
+        if self._deadline is None and not self.transport.is_closing():
+            self._deadline = self.loop.call_later(self.settings.first_byte, self._silent)
 
     def _silent(self) -> None:
         self._deadline = None
@@ -242,13 +274,13 @@ class Edge(HttpToolsProtocol):
         name = host.decode("ascii").lower()
         return name in self.settings.allowed_hosts or name.rsplit(":", 1)[0] in self.settings.allowed_hosts
 
-    def _break(self, status: int, code: str, message: str) -> None:
+    def _break(self, status: int, message: str) -> None:
         """Stop parsing: the parser turns what is raised here into a call of `send_400_response`."""
-        self._refusal = _refusal(status, code, message)
+        self._refusal = of_edge(status, message)
         raise ValueError(message)
 
-    def _refuse(self, status: int, code: str, message: str, retry_after: float | None = None) -> None:
-        self._refusal = _refusal(status, code, message, retry_after)
+    def _refuse(self, status: int, message: str, retry_after: float | None = None) -> None:
+        self._refusal = of_edge(status, message, retry_after)
         self._answer(self._refusal)
 
     def _answer(self, refusal: Refusal) -> None:
@@ -262,24 +294,7 @@ class Edge(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         headers, body = refusal.render("", None)
-        lines = [f"HTTP/1.1 {refusal.status} {_PHRASES[refusal.status]}\r\n".encode()]
+        lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\n".encode()]
         lines += [name + b": " + value + b"\r\n" for name, value in (*headers, (b"connection", b"close"))]
         self.transport.write(b"".join([*lines, b"\r\n", body]))
         self.transport.close()
-
-
-_PHRASES = {
-    400: "Bad Request",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    414: "URI Too Long",
-    431: "Request Header Fields Too Large",
-    503: "Service Unavailable",
-}
-
-
-def _refusal(status: int, code: str, message: str, retry_after: float | None = None) -> Refusal:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    # RFC 9110 15.5.6: a 405 names what is possible; here that is true of every path.
-    allow = ((b"allow", b"DELETE, GET, HEAD, PATCH, POST, PUT"),) if status == 405 else ()
-    return Refusal(status=status, code=code, type=kind, message=message, retry_after=retry_after, headers=allow)

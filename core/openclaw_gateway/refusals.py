@@ -167,3 +167,12 @@ def internal_error() -> Refusal:
         type="server_error",
         message="the gateway failed to answer; the cause is in its log under this request id",
     )
+
+
+def of_edge(status: int, message: str, retry_after: float | None = None) -> Refusal:
+    """What the server itself refuses, before there is a route: 400, 405, 408, 414, 431, 503."""
+    code = {405: "METHOD_NOT_ALLOWED", 503: "SERVICE_UNAVAILABLE"}.get(status, "BAD_REQUEST")
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    # RFC 9110 15.5.6: a 405 names what is possible; here that is true of every path.
+    allow = ((b"allow", b"DELETE, GET, HEAD, PATCH, POST, PUT"),) if status == 405 else ()
+    return Refusal(status=status, code=code, type=kind, message=message, retry_after=retry_after, headers=allow)

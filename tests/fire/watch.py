@@ -7,16 +7,32 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from openclaw_gateway.assets import asset
 from openclaw_gateway.testing import configuration
 
 #: `FIRE_SEED=7 pytest tests/fire` asks other questions; a failure names the seed that it had
 SEED = int(os.environ.get("FIRE_SEED", "20260"))
+#: share of what the long form fires; the command's `--scale`
+SCALE = float(os.environ.get("FIRE_SCALE", "1"))
+
+
+#: pytest's `record_property`: a figure for the table of reliability
+Recorder = Callable[[str, object], None]
+
+
+def counts(short: int, long: int) -> list[Any]:
+    """How often a test fires: with every commit, and in the long form."""
+    return [
+        pytest.param(short, id="short"),
+        pytest.param(max(short, round(long * SCALE)), id="long", marks=pytest.mark.long),
+    ]
 
 
 def wide(directory: Path, **edit: Any) -> Path:

@@ -1,0 +1,3 @@
+from small import small
+
+__all__ = ["small"]
