@@ -1,6 +1,6 @@
 """Mutated configuration: `Gateway` is built, or says with places what is wrong; never does anything else come out.
 
-Long form: `pytest tests/fire -m long` (10,000 files; `FIRE_SEED` chooses others).
+Long form: `pytest tests/fire -m long` (30,000 files; `FIRE_SEED` chooses others).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from openclaw_gateway.errors import ConfigError
 from openclaw_gateway.testing import build
 
 from .mutation import altered
-from .watch import SEED, say
+from .watch import SEED, Recorder, counts, say
 
 #: what may stand where a value stood
 VALUES = (
@@ -172,8 +172,8 @@ def shipped() -> str:
 
 @pytest.mark.timeout(3_600)
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("count", [120, pytest.param(10_000, marks=pytest.mark.long)])
-def test_any_file_is_built_or_refused_with_its_place(count: int, place: Path) -> None:
+@pytest.mark.parametrize("count", counts(120, 30_000))
+def test_any_file_is_built_or_refused_with_its_place(count: int, place: Path, record_property: Recorder) -> None:
     rng = random.Random(f"{SEED}/toml")
     outcomes: Counter[str] = Counter()
     wrong: dict[str, str] = {}
@@ -190,14 +190,16 @@ def test_any_file_is_built_or_refused_with_its_place(count: int, place: Path) ->
         if found not in ("built", "refused"):
             wrong.setdefault(found, _difference(kept, data))
     say(f"seed {SEED}: {count} files, {dict(outcomes)}")
+    record_property("files", count)
+    record_property("faults", len(wrong))
     assert not wrong, f"seed {SEED}: {len(wrong)} kinds\n" + "\n".join(f"{k}\n{v}" for k, v in list(wrong.items())[:10])
     assert outcomes["built"] and outcomes["refused"] > count / 2
 
 
 @pytest.mark.timeout(3_600)
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("count", [60, pytest.param(3_000, marks=pytest.mark.long)])
-def test_any_environment_is_built_or_refused_with_its_place(count: int, place: Path) -> None:
+@pytest.mark.parametrize("count", counts(60, 10_000))
+def test_any_environment_is_built_or_refused_with_its_place(count: int, place: Path, record_property: Recorder) -> None:
     rng = random.Random(f"{SEED}/environment")
     good = shipped()
     place.write_text(good)
@@ -220,6 +222,8 @@ def test_any_environment_is_built_or_refused_with_its_place(count: int, place: P
         if found not in ("built", "refused"):
             wrong.setdefault(found, str(environ))
     say(f"seed {SEED}: {count} environments, {dict(outcomes)}")
+    record_property("environments", count)
+    record_property("faults", len(wrong))
     assert not wrong, f"seed {SEED}: {len(wrong)} kinds\n" + "\n".join(f"{k}\n{v}" for k, v in list(wrong.items())[:10])
     assert outcomes["built"] and outcomes["refused"]
 

@@ -1,6 +1,6 @@
 """Mutated requests to every route of the shipped configuration: none is answered by a fault, none by silence.
 
-Long form: `pytest tests/fire -m long` (100,000 requests; `FIRE_SEED` chooses others).
+Long form: `pytest tests/fire -m long` (750,000 requests; `FIRE_SEED` chooses others).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from openclaw_gateway.routes import Route
 from openclaw_gateway.testing import build, serving
 
 from .mutation import CREDENTIALS, HEADERS, METHODS, body, percent, sample, text
-from .watch import SEED, listening, say, wide
+from .watch import SEED, Recorder, counts, listening, say, wide
 
 KNOWN: dict[str, Any] = {
     "model": "echo",
@@ -177,8 +177,10 @@ def _wrong(status: int, headers: bytes, found: bytes) -> str | None:
 
 
 @pytest.mark.timeout(3_600)
-@pytest.mark.parametrize("count", [2_000, pytest.param(100_000, marks=pytest.mark.long)])
-async def test_no_request_is_answered_by_a_fault_or_by_silence(count: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", counts(2_000, 750_000))
+async def test_no_request_is_answered_by_a_fault_or_by_silence(
+    count: int, tmp_path: Path, record_property: Recorder
+) -> None:
     gateway = build(wide(tmp_path))
     wrong: list[str] = []
     statuses: Counter[int] = Counter()
@@ -217,6 +219,8 @@ async def test_no_request_is_answered_by_a_fault_or_by_silence(count: int, tmp_p
         # whatever came before, a good request is still served
         assert await _session(port, good[1])
     say(f"seed {SEED}: {count} requests, {dict(sorted(statuses.items()))}")
+    record_property("requests", count)
+    record_property("faults", len(wrong) + len(heard.faults))
     assert not wrong, f"seed {SEED}: {len(wrong)} findings\n" + "\n".join(wrong[:20])
     assert not heard.faults, f"seed {SEED}: {len(heard.faults)} faults\n" + "\n".join(heard.faults[:20])
     # the fire went through every door, and not into one wall

@@ -1,6 +1,6 @@
 """Mutated handshakes and frames: each is answered or closed with a code, and none leaves anything behind.
 
-Long form: `pytest tests/fire -m long` (20,000 of each; `FIRE_SEED` chooses others).
+Long form: `pytest tests/fire -m long` (100,000 of each; `FIRE_SEED` chooses others).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from openclaw_gateway.server import Server
 from openclaw_gateway.testing import build, served
 
 from .mutation import CREDENTIALS, HEADERS, altered, body, percent, text
-from .watch import SEED, listening, say, wide
+from .watch import SEED, Recorder, counts, listening, say, wide
 
 FRAMES: tuple[dict[str, Any], ...] = (
     {"type": "message", "id": "m", "content": "hello", "stream": True, "metadata": {"a": 1}},
@@ -98,8 +98,8 @@ async def end(found: Raw) -> int | str | None:
 
 
 @pytest.mark.timeout(3_600)
-@pytest.mark.parametrize("count", [300, pytest.param(20_000, marks=pytest.mark.long)])
-async def test_no_frame_goes_without_an_answer_or_a_code(count: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", counts(300, 100_000))
+async def test_no_frame_goes_without_an_answer_or_a_code(count: int, tmp_path: Path, record_property: Recorder) -> None:
     gateway = build(wide(tmp_path))
     wrong: list[str] = []
     ends: Counter[Any] = Counter()
@@ -124,14 +124,16 @@ async def test_no_frame_goes_without_an_answer_or_a_code(count: int, tmp_path: P
                 while json.loads(await socket.recv())["type"] != "pong":
                     pass
     say(f"seed {SEED}: {count} volleys, {dict(ends)}")
+    record_property("volleys of frames", count)
+    record_property("faults", len(wrong) + len(heard.faults))
     assert not wrong, f"seed {SEED}: {len(wrong)} findings\n" + "\n".join(wrong[:10])
     assert not heard.faults, f"seed {SEED}\n" + "\n".join(heard.faults[:10])
     assert {1000, 1002, 1007} <= ends.keys()
 
 
 @pytest.mark.timeout(3_600)
-@pytest.mark.parametrize("count", [400, pytest.param(20_000, marks=pytest.mark.long)])
-async def test_every_handshake_is_answered(count: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", counts(400, 100_000))
+async def test_every_handshake_is_answered(count: int, tmp_path: Path, record_property: Recorder) -> None:
     gateway = build(wide(tmp_path))
     wrong: list[str] = []
     statuses: Counter[int] = Counter()
@@ -152,6 +154,8 @@ async def test_every_handshake_is_answered(count: int, tmp_path: Path) -> None:
                         wrong.append(f"{status}: {request[:400]!r}")
             await nothing_is_left(gateway, server)
     say(f"seed {SEED}: {count} handshakes, {dict(sorted(statuses.items()))}")
+    record_property("handshakes", count)
+    record_property("faults", len(wrong) + len(heard.faults))
     assert not wrong, f"seed {SEED}: {len(wrong)} findings\n" + "\n".join(wrong[:10])
     assert not heard.faults, f"seed {SEED}\n" + "\n".join(heard.faults[:10])
     assert {101, 400, 401, 404} <= statuses.keys()

@@ -1,4 +1,4 @@
-"""A few gateways as processes of their own on one PostgreSQL, to be killed without warning and started again."""
+"""A few gateways as processes of their own on one PostgreSQL and one Valkey, to be killed and started again."""
 
 from __future__ import annotations
 
@@ -36,10 +36,15 @@ _START = 40.0
 class Fleet:
     """The gateways by number; `urls` of those that serve."""
 
-    def __init__(self, folder: Path, database: str, *, size: int, limit: int, hold_ttl: str) -> None:
+    def __init__(self, folder: Path, database: str, valkey: str, *, size: int, limit: int, hold_ttl: str) -> None:
         edit: dict[str, Any] = {
             "plugins.database.url": database,
             "plugins.database.auto_upgrade": True,
+            "plugins.redis.url": valkey,
+            "plugins.counters.use": "counters.redis",
+            "plugins.counters.replicas": size,
+            "plugins.events.use": "events.redis",
+            "plugins.ws_tickets.redis": "redis",
             "plugins.accounts.hold_ttl": hold_ttl,
             "plugins.accounts.reap_every": "500ms",
             "plugins.accounts.deliver_every": "500ms",

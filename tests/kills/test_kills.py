@@ -1,4 +1,7 @@
-"""Gateways and PostgreSQL are killed in mid-flight; every acknowledged charge is there afterwards, and there once."""
+"""Gateways, PostgreSQL and Valkey are killed in mid-flight, and connections to the database are cut.
+
+Every acknowledged charge is there afterwards, and there once.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from servers import Postgres, start_postgres
+from fault_proxy import FaultProxy, faulty
+from fire.watch import SCALE, Recorder
+from servers import Postgres, Valkey, start_postgres, start_valkey
 
 from openclaw_gateway.testing import build
 
@@ -31,16 +36,26 @@ def own_postgres() -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture
+def own_valkey() -> Iterator[Valkey]:
+    with start_valkey() as server:
+        yield server
+
+
 class Run:
     """One run: clients that want each thing once and repeat themselves under its key, and somebody who kills."""
 
-    def __init__(self, fleet: Fleet, postgres: Postgres, database: str, seed: int) -> None:
+    def __init__(
+        self, fleet: Fleet, postgres: Postgres, valkey: Valkey, proxy: FaultProxy, database: str, seed: int
+    ) -> None:
         self.fleet = fleet
         self.postgres = postgres
+        self.valkey = valkey
+        self.proxy = proxy
         self.database = database
         self.random = random.Random(seed)
         self.operations: list[Operation] = []
-        self.killed = {"gateway": 0, "postgres": 0}
+        self.killed = {"gateway": 0, "postgres": 0, "valkey": 0, "cut": 0}
         self.peak = 0
         self.stopping = False
         self._next = iter(range(10**9))
@@ -103,6 +118,21 @@ class Run:
             await asyncio.to_thread(restart, self.postgres)
             self.killed["postgres"] += 1
 
+    async def kill_valkey(self, every: float) -> None:
+        while not self.stopping:
+            await asyncio.sleep(every * self.random.uniform(0.7, 1.3))
+            await asyncio.to_thread(self.valkey.stop, signal.SIGKILL)
+            await asyncio.sleep(self.random.uniform(0, 1))
+            await asyncio.to_thread(self.valkey.start)
+            self.killed["valkey"] += 1
+
+    async def cut(self, every: float) -> None:
+        """Reset every connection between gateways and the database, whatever is on its way."""
+        while not self.stopping:
+            await asyncio.sleep(every * self.random.uniform(0.5, 1.5))
+            await self.proxy.cut()
+            self.killed["cut"] += 1
+
     async def watch(self) -> None:
         while not self.stopping:
             with suppress(subprocess.CalledProcessError):
@@ -146,10 +176,19 @@ def restart(postgres: Postgres) -> None:
             time.sleep(0.2)
 
 
-async def kills(folder: Path, postgres: Postgres, *, seconds: float, limit: int, size: int, seed: int) -> Run:
-    database = postgres.create()
-    fleet = Fleet(folder, postgres.url(database), size=size, limit=limit, hold_ttl="4s")
-    run = Run(fleet, postgres, database, seed)
+async def kills(
+    folder: Path, postgres: Postgres, valkey: Valkey, *, seconds: float, limit: int, size: int, seed: int
+) -> Run:
+    async with faulty(postgres.port) as proxy:
+        database = postgres.create()
+        url = postgres.url(database).replace(f":{postgres.port}/", f":{proxy.port}/")
+        fleet = Fleet(folder, url, valkey.url, size=size, limit=limit, hold_ttl="4s")
+        run = Run(fleet, postgres, valkey, proxy, database, seed)
+        return await killing(run, seconds=seconds, limit=limit, size=size)
+
+
+async def killing(run: Run, *, seconds: float, limit: int, size: int) -> Run:
+    fleet = run.fleet
     try:
         await fleet.start(0)
         await asyncio.gather(*(fleet.start(number) for number in range(1, size)))
@@ -161,7 +200,9 @@ async def kills(folder: Path, postgres: Postgres, *, seconds: float, limit: int,
             clients = [asyncio.create_task(run.client(http, session)) for _ in range(8)]
             others = [
                 *(asyncio.create_task(run.kill_gateway(number)) for number in range(size)),
-                asyncio.create_task(run.kill_postgres(seconds / 3)),
+                asyncio.create_task(run.kill_postgres(min(seconds / 3, 30))),
+                asyncio.create_task(run.kill_valkey(min(seconds / 4, 20))),
+                asyncio.create_task(run.cut(min(seconds / 5, 15))),
                 asyncio.create_task(run.watch()),
             ]
             await asyncio.wait([*clients, *others], timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
@@ -177,27 +218,39 @@ async def kills(folder: Path, postgres: Postgres, *, seconds: float, limit: int,
                 break
             await asyncio.sleep(0.25)
         found = faults(run.operations, after, limit)
-        assert not found, (f"seed {seed}", run.killed, found)
+        assert not found, (run.killed, found)
         return run
     finally:
         await fleet.end()
 
 
+def record(run: Run, record_property: Recorder) -> None:
+    """The figures of a run in which nothing was wrong: `faults` looked for each of the last three."""
+    for what, times in run.killed.items():
+        record_property("cuts of all connections" if what == "cut" else f"kills of {what}", times)
+    record_property("charges acknowledged", sum(operation.outcome == "stored" for operation in run.operations))
+    for what in ("lost or doubled", "above the limit", "left held"):
+        record_property(what, 0)
+
+
 @pytest.mark.timeout(240)
 async def test_nothing_acknowledged_is_lost_and_nothing_is_charged_twice(
-    own_postgres: Postgres, tmp_path: Path
+    own_postgres: Postgres, own_valkey: Valkey, tmp_path: Path, record_property: Recorder
 ) -> None:
-    seed = int(os.environ.get("KILLS_SEED", random.randrange(10**6)))
-    run = await kills(tmp_path, own_postgres, seconds=20, limit=60, size=2, seed=seed)
+    seed = int(os.environ.get("FIRE_SEED", random.randrange(10**6)))
+    run = await kills(tmp_path, own_postgres, own_valkey, seconds=20, limit=60, size=2, seed=seed)
+    record(run, record_property)
     assert run.killed["gateway"] >= 2 and run.killed["postgres"] >= 1
     assert sum(operation.outcome == "stored" for operation in run.operations) > 20
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
-async def test_a_long_run_of_kills(own_postgres: Postgres, tmp_path: Path) -> None:
-    """Set KILLS_SECONDS for how long."""
-    seconds = float(os.environ.get("KILLS_SECONDS", "600"))
-    seed = int(os.environ.get("KILLS_SEED", random.randrange(10**6)))
-    run = await kills(tmp_path, own_postgres, seconds=seconds, limit=int(seconds * 10), size=3, seed=seed)
+@pytest.mark.timeout(7_200)
+async def test_a_long_run_of_kills(
+    own_postgres: Postgres, own_valkey: Valkey, tmp_path: Path, record_property: Recorder
+) -> None:
+    seconds = 3_600 * SCALE
+    seed = int(os.environ.get("FIRE_SEED", random.randrange(10**6)))
+    run = await kills(tmp_path, own_postgres, own_valkey, seconds=seconds, limit=int(seconds * 4), size=3, seed=seed)
+    record(run, record_property)
     assert run.killed["gateway"] > seconds / 20 and run.killed["postgres"] >= 2, run.killed

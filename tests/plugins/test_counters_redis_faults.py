@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from counters_kit import counting
@@ -196,22 +197,27 @@ FAULTS: dict[str, tuple[Change, Change]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_failing_store_costs_a_bounded_time_and_what_the_policy_says(
-    fault: str, own_valkey: Valkey, caplog: pytest.LogCaptureFixture
+    fault: str, own_valkey: Valkey, caplog: pytest.LogCaptureFixture, record_property: Any
 ) -> None:
+    record_property("kinds of fault", 1)
     await fail(fault, own_valkey, caplog, seconds=0.3, share=0.95)  # the rest is for machines that others share
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_failing_store_costs_a_bounded_time_at_the_99th_percentile(
-    fault: str, own_valkey: Valkey, caplog: pytest.LogCaptureFixture
+    fault: str, own_valkey: Valkey, caplog: pytest.LogCaptureFixture, record_property: Any
 ) -> None:
-    await fail(fault, own_valkey, caplog, seconds=3, share=0.99)
+    first, after = await fail(fault, own_valkey, caplog, seconds=3, share=0.99)
+    record_property("worst 99 % until the breaker opens, ms", round(1000 * first, 1))
+    record_property("worst 99 % after, ms", round(1000 * after, 2))
+    record_property("answers of 5xx", 0)
 
 
 async def fail(
     fault: str, own_valkey: Valkey, caplog: pytest.LogCaptureFixture, *, seconds: float, share: float
-) -> None:
+) -> tuple[float, float]:
+    """Return what the share of the calls took at most until the failure was known, and after."""
     begin, end = FAULTS[fault]
     async with scene(own_valkey, replicas=4) as s:
         served = rate(limit=10)
@@ -249,6 +255,7 @@ async def fail(
     assert s.errors() > 0
     told = [r.message for r in caplog.records if r.levelno >= logging.WARNING and r.name == "openclaw.redis"]
     assert told == ["the store does not answer", "the store answers again"]
+    return _at(share, [t for t, _ in first]), _at(share, [t for t, _ in after])
 
 
 async def test_a_slow_store_is_a_failing_one(own_valkey: Valkey) -> None:
@@ -305,14 +312,20 @@ async def test_waits_between_looks_grow_and_are_spread(monkeypatch: pytest.Monke
 # --- moments ------------------------------------------------------------------------------------
 
 
-async def test_a_lost_reply_counts_once(own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lost_reply_counts_once(
+    own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch, record_property: Any
+) -> None:
+    record_property("lost replies, each counted once", 40)
     await lose(own_valkey, 40, monkeypatch)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_many_lost_replies_count_once_each(own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_lost_replies_count_once_each(
+    own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch, record_property: Any
+) -> None:
     await lose(own_valkey, 10_000, monkeypatch)
+    record_property("lost replies, each counted once", 10_000)
 
 
 async def lose(valkey: Valkey, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
