@@ -174,9 +174,6 @@ class Edge(HttpToolsProtocol):
         version = self.parser.get_http_version()
         if version not in ("1.1", "1.0"):
             self._break(400, "only HTTP/1.1 and HTTP/1.0 are spoken here")
-        if self.parser.should_upgrade() and not self._should_upgrade():
-            self._ignoring = True
-            return
         if hosts > 1 or (not hosts and version != "1.0"):
             self._break(400, "exactly one Host header is needed")
         if lengths > 1 or codings > 1 or (lengths and codings):
@@ -184,6 +181,9 @@ class Edge(HttpToolsProtocol):
             self._break(400, "the length of the request is ambiguous")
         if self.parser.get_method() in (b"CONNECT", b"TRACE"):
             self._break(405, "this method is not possible here")
+        if self.parser.should_upgrade() and not self._should_upgrade():
+            self._ignoring = True
+            return
         super().on_headers_complete()
         self._phase = _BODY
         self._since = 0.0

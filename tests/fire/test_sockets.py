@@ -244,4 +244,4 @@ async def nothing_is_left(gateway: Gateway, server: Server) -> None:
 
 def peers(server: Server) -> int:
     edge = server.config.http_protocol_class
-    return sum(edge.peers.values())  # type: ignore[attr-defined]
+    return int(edge.census.total())  # type: ignore[attr-defined]
