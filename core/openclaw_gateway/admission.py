@@ -8,103 +8,24 @@ is: limits come from the tier files, through the plugins that own their tables.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from openclaw_gateway.capabilities import Accounts, Counters, Hold
+from openclaw_gateway.capabilities import Accounts, Counters
 from openclaw_gateway.clock import Clock
 from openclaw_gateway.errors import StoreUnavailable
 from openclaw_gateway.facts import PRINCIPAL, TIER
-from openclaw_gateway.meters import Balance, Meter, Take
+from openclaw_gateway.meters import Balance, Meter
 from openclaw_gateway.plans import Plan, Takes
-from openclaw_gateway.refusals import Refusal, unavailable
+from openclaw_gateway.receipt import Receipt
+from openclaw_gateway.refusals import Refusal, bad_request, unavailable
 
 if TYPE_CHECKING:
     from openclaw_gateway.exchange import Exchange, Reply
 
 logger = logging.getLogger("openclaw.admission")
-
-
-class Receipt:
-    """What one exchange was charged, and what of it still has to be settled."""
-
-    __slots__ = ("_holds", "_leases", "_taken", "balances", "organization")
-
-    def __init__(self, organization: str) -> None:
-        self.organization = organization
-        #: where every limit of this admission stands, in the order of the pipeline
-        self.balances: list[Balance] = []
-        self._holds: list[tuple[Accounts, Hold]] = []
-        self._taken: list[tuple[Accounts, Hold]] = []
-        self._leases: list[tuple[Counters, list[Take]]] = []
-
-    @property
-    def holds(self) -> tuple[Hold, ...]:
-        """Reservations that nobody has resolved or taken yet."""
-        return tuple(hold for _, hold in self._holds)
-
-    def take_holds(self, meter: str) -> tuple[Hold, ...]:
-        """Hand over the holds of one meter to a caller who resolves them with his own work."""
-        taken = [(a, hold) for a, hold in self._holds if hold.take.limit.meter == meter]
-        self._holds = [(a, hold) for a, hold in self._holds if hold.take.limit.meter != meter]
-        self._taken += taken
-        return tuple(hold for _, hold in taken)
-
-    def give_back(self, holds: Iterable[Hold]) -> None:
-        """Return holds that were taken and not resolved, so that the runner settles them after all."""
-        ids = {hold.id for hold in holds}
-        self._holds += [(a, hold) for a, hold in self._taken if hold.id in ids]
-        self._taken = [(a, hold) for a, hold in self._taken if hold.id not in ids]
-
-    async def commit(self) -> None:
-        """Turn all holds into usage, now. Idempotent. Raises StoreUnavailable, keeping what is unresolved."""
-        await self._resolve("commit")
-
-    async def void(self) -> None:
-        """Give all holds back, now. Idempotent. A failure is logged; the hold then expires."""
-        try:
-            await self._resolve("void")
-        except StoreUnavailable as error:
-            logger.warning("holds could not be given back and will expire", exc_info=error)
-            self._holds = []
-
-    @property
-    def lease_ttl(self) -> float | None:
-        """Seconds after which a lease that is not renewed is lost; None where there is none."""
-        return min((counters.lease_ttl for counters, _ in self._leases), default=None)
-
-    async def renew_leases(self) -> bool:
-        """Prolong this exchange's leases; False where one is lost and its holder must stop."""
-        alive = True
-        for counters, takes in self._leases:
-            alive = await counters.renew(self.organization, takes) and alive
-        return alive
-
-    async def release_leases(self) -> None:
-        """Give the exchange's leases back. Idempotent."""
-        leases, self._leases = self._leases, []
-        for counters, takes in leases:
-            await counters.release(self.organization, takes)
-
-    @property
-    def open(self) -> bool:
-        """Whether anything is left to settle."""
-        return bool(self._holds or self._leases)
-
-    async def _resolve(self, how: str) -> None:
-        while self._holds:
-            accounts = self._holds[0][0]
-            mine = [hold for account, hold in self._holds if account is accounts]
-            await (accounts.commit(mine) if how == "commit" else accounts.void(mine))
-            self._holds = [(account, hold) for account, hold in self._holds if account is not accounts]
-
-    def _held(self, accounts: Accounts, holds: Iterable[Hold]) -> None:
-        self._holds += [(accounts, hold) for hold in holds]
-
-    def _leased(self, counters: Counters, takes: list[Take]) -> None:
-        self._leases.append((counters, takes))
 
 
 class Admission:
@@ -117,9 +38,14 @@ class Admission:
         #: tier name → the plan of every limit of the tier, for `usage`
         self.whole: Mapping[str, Plan] = {}
 
-    async def admit(self, x: Exchange, plan: Plan, *, session: str | None = None, amount: int = 1) -> Refusal | None:
-        """Charge every limit of the plan, or refuse. The receipt is on `x`, also after a refusal."""
-        refusal = await self._count(x, plan, session, amount)
+    async def admit(
+        self, x: Exchange, plan: Plan, *, session: str | None = None, amount: int = 1, estimated: bool = False
+    ) -> Refusal | None:
+        """Charge every limit of the plan, or refuse. The receipt is on `x`, also after a refusal.
+
+        What is `estimated` is settled by the receipt, before it is committed.
+        """
+        refusal = await self._count(x, plan, session, amount, estimated)
         if refusal is None and plan.durable:
             refusal = await self._reserve(x, plan, session, amount)
         return refusal
@@ -137,7 +63,9 @@ class Admission:
             answer = await self._reserve(x, plan, None, 1)
         return answer
 
-    async def _count(self, x: Exchange, plan: Plan, session: str | None, amount: int) -> Refusal | None:
+    async def _count(
+        self, x: Exchange, plan: Plan, session: str | None, amount: int, estimated: bool = False
+    ) -> Refusal | None:
         """Charge the fast account: rates, and leases of connections."""
         principal = x[PRINCIPAL]
         organization = principal.organization
@@ -151,10 +79,14 @@ class Admission:
             refused = _refused(balances)
             if refused is not None:
                 await receipt.release_leases()
+                if amount > 1 and refused.limit.kind == "rate" and amount > refused.limit.capacity():
+                    return self._never(x, refused, amount)
                 return self._refusal(x, refused)
+            if estimated:
+                receipt.estimated(counters, takes, balances)
             leases = [take for take in takes if take.lease is not None]
             if leases:
-                receipt._leased(counters, leases)
+                receipt.leased(counters, leases)
         return None
 
     async def _reserve(self, x: Exchange, plan: Plan, session: str | None, amount: int) -> Refusal | None:
@@ -181,13 +113,20 @@ class Admission:
             if refused is not None:
                 await self._undo(receipt)
                 return self._refusal(x, refused)
-            receipt._held(accounts, holds)
+            receipt.held(accounts, holds)
         return None
 
     async def charge(self, x: Exchange, meter: Meter, *, session: str | None = None, amount: int = 1) -> Refusal | None:
         """Admit what a handler meters itself, a skill run say. `session` opens limits that are per session."""
         plan = self.by_meter[x[TIER].name].get(meter.name)
-        return None if plan is None else await self.admit(x, plan, session=session, amount=amount)
+        if plan is None:
+            return None
+        return await self.admit(x, plan, session=session, amount=amount, estimated=meter.estimated)
+
+    def counts(self, x: Exchange, meter: Meter) -> bool:
+        """Whether the caller's tier has any limit on a meter: where it has none, its amount need not be known."""
+        plan = self.by_meter[x[TIER].name].get(meter.name)
+        return plan is not None and bool(plan.limits)
 
     async def usage(self, x: Exchange, *, session: str | None = None) -> list[Balance]:
         """Say where every limit of the caller's tier stands. Raises StoreUnavailable."""
@@ -204,6 +143,16 @@ class Admission:
     async def _undo(self, receipt: Receipt) -> None:
         await receipt.void()
         await receipt.release_leases()
+
+    def _never(self, x: Exchange, balance: Balance, amount: int) -> Refusal:
+        """Refuse what no wait can make fit; a time to come back would be a lie."""
+        limit = balance.limit
+        x.outcome.refused_by = limit.name
+        message = (
+            f"{limit.name}: this request may take {amount} {limit.meter}, and no more than {limit.capacity()} "
+            f"are ever admitted at once; make it smaller"
+        )
+        return replace(bad_request(message), extra={"limit": balance.report(self._clock.now())})
 
     def _refusal(self, x: Exchange, balance: Balance) -> Refusal:
         limit = balance.limit

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
 
-from openclaw_gateway.meters import Balance, Take
+from openclaw_gateway.meters import Balance, Correction, Take
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -45,6 +45,15 @@ class Counters(Protocol):
         """Say where the limits stand, charging nothing. Raises StoreUnavailable."""
         ...
 
+    async def correct(self, organization: str, corrections: Sequence[Correction]) -> None:
+        """Make rates that were charged by estimate what they should have been. Raises StoreUnavailable.
+
+        What is given back leaves the window as if it had never been charged, and never more than that: where the
+        charge has left the window already, nothing is given back. What was charged too little is counted now, and
+        refuses nobody but those who come later.
+        """
+        ...
+
     async def release(self, organization: str, takes: Sequence[Take]) -> None:
         """Give leases back. Idempotent; a failure is left to the lease's expiry."""
         ...
@@ -65,12 +74,16 @@ class Counters(Protocol):
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """A reservation in the durable account: what was held, for whom, until it is resolved."""
+    """A reservation in the durable account: what was held, for whom, until it is resolved.
+
+    `charge` is what its commit charges, where that is not the amount that was held.
+    """
 
     id: str
     take: Take
     organization: str
     period: str
+    charge: int | None = None
 
 
 @runtime_checkable

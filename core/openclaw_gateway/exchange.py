@@ -13,9 +13,9 @@ import msgspec
 from openclaw_gateway.refusals import Refusal
 
 if TYPE_CHECKING:
-    from openclaw_gateway.admission import Receipt
     from openclaw_gateway.guard import Guard
     from openclaw_gateway.pipeline import CompiledRoute
+    from openclaw_gateway.receipt import Receipt
 
 T = TypeVar("T")
 D = TypeVar("D")

@@ -27,19 +27,21 @@ class Meter(msgspec.Struct, frozen=True):
 
     `required` meters must be limited in every tier, or be named in `gateway.unmetered`.
     `durable` leases live as long as a stored thing (a session), not as long as a connection.
+    `estimated` amounts are charged before they are known, and settled when they are.
     """
 
     name: str
     description: str
     required: bool = True
     durable: bool = False
+    estimated: bool = False
 
 
 REQUESTS = Meter("requests", "one HTTP request")
 MESSAGES = Meter("messages", "one turn that a client sends: a completion, a socket message, a posted message")
 SESSIONS = Meter("sessions", "one session, from its creation to its end", durable=True)
 SKILLS = Meter("skills", "one run of a skill", required=False)
-TOKENS = Meter("tokens", "one token of a prompt or of an answer", required=False)
+TOKENS = Meter("tokens", "one token of a prompt or of an answer", required=False, estimated=True)
 WS_CONNECTIONS = Meter("ws_connections", "one open WebSocket")
 WS_MESSAGES = Meter("ws_messages", "one WebSocket message from a client")
 
@@ -108,12 +110,26 @@ class Take(msgspec.Struct, frozen=True):
     lease: str | None = None
 
 
+class Correction(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rate was charged too much (`amount` below 0) or too little, at the moment `at` of the account's clock.
+
+    `degraded` as in the balance of that charge: whoever counted it then corrects it.
+    """
+
+    limit: Limit
+    subject: str
+    amount: int
+    at: int
+    degraded: bool = False
+
+
 class Balance(msgspec.Struct, frozen=True, kw_only=True):
     """Where a limit stands for a subject after an admission (or a look). Times are in seconds.
 
     `reset_after` is the time until the whole limit is free again; `retry_after`, for a refusal, the
     time until the same request can be admitted. `degraded` says that the account could not be asked
-    and its failure policy decided.
+    and its failure policy decided. `at` is when a rate was charged, in milliseconds of the account's own
+    clock; 0 where nothing was.
     """
 
     limit: Limit
@@ -122,6 +138,7 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
     reset_after: float | None = None
     retry_after: float | None = None
     degraded: bool = False
+    at: int = 0
 
     @property
     def remaining(self) -> int:

@@ -16,6 +16,7 @@ from prometheus_client import Counter, Gauge
 from openclaw_gateway.api import (
     PRINCIPAL,
     TIER,
+    TOKENS,
     Balance,
     Charge,
     Counters,
@@ -35,7 +36,9 @@ from openclaw_gateway.api import (
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _OURS = frozenset(b"ratelimit" + name for name in (b"", b"-policy")) | frozenset(
-    b"x-ratelimit-%s%s" % (what, unit) for what in (b"limit", b"remaining", b"reset") for unit in (b"", b"-requests")
+    b"x-ratelimit-%s%s" % (what, unit)
+    for what in (b"limit", b"remaining", b"reset")
+    for unit in (b"", b"-requests", b"-tokens")
 )
 #: less tight than any balance
 _LOOSEST = (True, math.inf, math.inf)
@@ -137,6 +140,7 @@ class RateLimit:
         if receipt is None:
             return
         tightest: Balance | None = None
+        tokens: Balance | None = None
         tightness = _LOOSEST
         tier = x[TIER].name
         states, policies = [], []
@@ -147,27 +151,31 @@ class RateLimit:
             watched = self._watched.get((tier, limit.name))
             policies.append(watched.policy if watched is not None else _policy(limit))
             states.append(b'"%s";r=%d;t=%d' % (limit.name.encode(), balance.remaining, math.ceil(_reset(balance))))
+            if limit.meter == TOKENS.name:
+                tokens = balance
+                continue
             found = _tightness(balance)
             if found < tightness:
                 tightest, tightness = balance, found
-        if tightest is None:
+        # Tokens speak for the whole where they refused, and where nothing else is limited.
+        shown = tokens if tokens is not None and (tokens.refused or tightest is None) else tightest
+        if shown is None:
             return
-        seconds = _reset(tightest)
-        limit_text = b"%d" % tightest.limit.limit
-        remaining = b"%d" % tightest.remaining
         ours = [
             (b"ratelimit", b", ".join(states)),
             (b"ratelimit-policy", b", ".join(policies)),
-            (b"x-ratelimit-limit", limit_text),
-            (b"x-ratelimit-remaining", remaining),
-            (b"x-ratelimit-reset", b"%d" % math.ceil(seconds)),
+            (b"x-ratelimit-limit", b"%d" % shown.limit.limit),
+            (b"x-ratelimit-remaining", b"%d" % shown.remaining),
+            (b"x-ratelimit-reset", b"%d" % math.ceil(_reset(shown))),
         ]
         if x.route.route.surface == "openai":
-            ours += (
-                (b"x-ratelimit-limit-requests", limit_text),
-                (b"x-ratelimit-remaining-requests", remaining),
-                (b"x-ratelimit-reset-requests", _openai_duration(seconds)),
-            )
+            for what, one in ((b"requests", tightest), (b"tokens", tokens)):
+                if one is not None:
+                    ours += (
+                        (b"x-ratelimit-limit-" + what, b"%d" % one.limit.limit),
+                        (b"x-ratelimit-remaining-" + what, b"%d" % one.remaining),
+                        (b"x-ratelimit-reset-" + what, _openai_duration(_reset(one))),
+                    )
         # A handler hardly ever sets one of these: to look once is cheaper than to look for each.
         if _OURS.isdisjoint([name for name, _ in head.headers]):
             head.headers.extend(ours)

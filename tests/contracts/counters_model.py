@@ -9,7 +9,9 @@ import math
 from collections import defaultdict
 from fractions import Fraction
 
-from openclaw_gateway.api import Balance, Limit, Take
+import msgspec
+
+from openclaw_gateway.api import Balance, Correction, Limit, Take
 
 
 class CountersModel:
@@ -41,8 +43,30 @@ class CountersModel:
             retry = None
             if refused:
                 retry = take.limit.window if wait is None else wait / 1000
-            balances.append(self._balance(organization, take, refused and must, retry))
+            balance = self._balance(organization, take, refused and must, retry)
+            charged = is_rate and fit and rates_fit
+            balances.append(msgspec.structs.replace(balance, at=self.now if charged else 0))
         return balances
+
+    def correct(self, organization: str, corrections: list[Correction]) -> None:
+        """What is given back leaves the place in the log where it was charged, as far as that still counts."""
+        for wrong in corrections:
+            limit, at = wrong.limit, wrong.at
+            log = self._logs[self._key(organization, Take(limit, wrong.subject))]
+            window = round(limit.window * 1000)
+            if wrong.amount > 0:
+                log.append((self.now, wrong.amount))
+            elif limit.algorithm == "sliding":
+                width = -(-window // 60)
+                there = sum(amount for t, amount in log if t // width == at // width)
+                log.append((at, -min(there, -wrong.amount)))
+            elif limit.algorithm == "fixed":
+                if at // window == self.now // window:
+                    there = sum(amount for t, amount in log if t // window == at // window)
+                    log.append((self.now, -min(there, -wrong.amount)))
+            else:
+                leaked = Fraction((self.now - at) * limit.limit, window)
+                log.append((self.now, -max(Fraction(0), -wrong.amount - leaked)))
 
     def peek(self, organization: str, takes: list[Take]) -> list[Balance]:
         return [self._balance(organization, take, False, None) for take in takes]
@@ -107,7 +131,7 @@ class CountersModel:
             return Fraction(sum(amount for t, amount in log if t // width >= at // width - back))
         level, last = Fraction(0), 0
         for t, amount in log:
-            level = max(Fraction(0), level - Fraction((t - last) * limit.limit, window)) + amount
+            level = max(Fraction(0), max(Fraction(0), level - Fraction((t - last) * limit.limit, window)) + amount)
             last = t
         return max(Fraction(0), level - Fraction((at - last) * limit.limit, window))
 

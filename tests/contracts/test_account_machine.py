@@ -79,15 +79,17 @@ def machine(stores: Stores, loop: asyncio.AbstractEventLoop, clock: Clock) -> ty
             assert [balance.used for balance in balances] == [self.taken(key) for key in keys]
 
         @precondition(lambda self: self.kept)
-        @rule(which=st.integers(0, 99), times=st.integers(1, 3))
-        def commit(self, which: int, times: int) -> None:
+        @rule(which=st.integers(0, 99), times=st.integers(1, 3), actual=st.one_of(st.none(), st.integers(0, 6)))
+        def commit(self, which: int, times: int, actual: int | None) -> None:
+            """Charge what was held, or what an estimate turned out to be: more, less or nothing."""
             kept = self.kept[which % len(self.kept)]
             for _ in range(times):
-                loop.run_until_complete(stores.accounts.commit(kept.holds))
+                settled = [replace(hold, charge=actual) for hold in kept.holds]
+                loop.run_until_complete(stores.accounts.commit(settled))
             for i, key in enumerate(kept.counted()):
                 if kept.states[i] in ("held", "expired"):
                     kept.states[i] = "committed"
-                    self.used[key] = self.used.get(key, 0) + kept.amounts[i]
+                    self.used[key] = self.used.get(key, 0) + (kept.amounts[i] if actual is None else actual)
                     self.tell(kept.holds[i].take.limit, key)
 
         @precondition(lambda self: self.kept)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sqlalchemy import text
 
 from openclaw_gateway.api import Accounts, Limit, Take
@@ -104,6 +105,31 @@ async def test_a_hold_is_resolved_once(stores: Stores) -> None:
     await stores.accounts.void(other)
     await stores.accounts.commit(other)
     assert await columns(stores) == [(3, 0)]
+
+
+@pytest.mark.parametrize("actual", [0, 3, 8, 25])
+async def test_a_commit_charges_what_an_estimate_turned_out_to_be(stores: Stores, actual: int) -> None:
+    tokens = quota(20, "quota.tokens")
+    _, holds = await stores.accounts.reserve("acme", [take(tokens, 8)])
+    assert await used(stores, tokens) == 8
+    settled = [replace(hold, charge=actual) for hold in holds]
+    await stores.accounts.commit(settled)
+    await stores.accounts.commit(settled)
+    await stores.accounts.void(settled)
+    assert await columns(stores) == [(actual, 0)]
+    balances, more = await stores.accounts.reserve("acme", [take(tokens, 1)])
+    assert (balances[0].refused, bool(more)) == (actual >= 20, actual < 20)
+
+
+async def test_a_commit_of_an_estimate_that_expired_charges_what_it_was(config: dict[str, Any], tmp_path: Path) -> None:
+    tokens = quota(20, "quota.tokens")
+    async with Stores(tmp_path, config, {"hold_ttl": 0.2}).opened() as stores:
+        _, holds = await stores.accounts.reserve("acme", [take(tokens, 8)])
+        await asyncio.sleep(0.3)
+        await stores.accounts.reap()
+        assert await columns(stores) == [(0, 0)]
+        await stores.accounts.commit([replace(hold, charge=5) for hold in holds])
+        assert await columns(stores) == [(5, 0)]
 
 
 async def test_all_or_nothing_over_several_takes(stores: Stores) -> None:

@@ -88,4 +88,4 @@ def test_it_uses_the_public_surface_alone_and_stays_small() -> None:
     text = (EXAMPLE / "openclaw_leaky_bucket.py").read_text()
     imports = [line for line in text.splitlines() if "openclaw_" in line and line.startswith(("from", "import"))]
     assert imports == ["from openclaw_gateway.api import ("]
-    assert len(text.splitlines()) < 120
+    assert len(text.splitlines()) < 140

@@ -102,19 +102,6 @@ def test_every_command_and_option_has_its_line(generate: dict[str, Any]) -> None
         walk(command, name)
 
 
-def test_what_is_not_yet_there_is_not_there() -> None:
-    from openclaw_gateway.cli import main
-    from openclaw_gateway.loader import installed
-
-    text = (ROOT / "docs" / "index.md").read_text().split("## Not yet\n")[1].split("\n## ")[0]
-    there = {"plugin": set(installed()), "command": set(main.list_commands(click.Context(main)))}
-    for line in re.findall(r"^- .*", text, re.M):
-        match = re.match(r"- (plugin|command) `([\w.]+)`", line)
-        assert match is not None, f"name what is missing, so that its coming is noticed: {line}"
-        kind, name = match.groups()
-        assert not [one for one in there[kind] if one == name or one.startswith(f"{name}.")], f"{name} is there"
-
-
 def _arguments(type: Any) -> list[Any]:
     found = list(get_args(type))
     return found + [inner for one in found for inner in _arguments(one)]

@@ -12,6 +12,7 @@ _IDEMPOTENCY = "plugins/openclaw_plugins/idempotency"
 _CONTRACT = "tests/contracts/test_accounts.py::"
 _EVENTS = "tests/contracts/test_quota_events.py::"
 _KEYS = "tests/plugins/test_idempotency.py::"
+_TOKENS = "tests/plugins/test_chat_tokens.py::"
 _COUNTERS = "tests/contracts/test_counters.py::"
 
 
@@ -206,6 +207,49 @@ PLANTED = (
         "        excess = self.used + amount - limit.limit\n        if excess <= 0 or not amount:",
         "        excess = self.used + amount - 2 * limit.limit\n        if excess <= 0 or not amount:",
         _COUNTERS + "test_of_400_concurrent_calls_a_limit_of_100_admits_exactly_100[memory-sliding]",
+    ),
+    Planted(
+        "what was estimated too much stays charged",
+        "core/openclaw_gateway/receipt.py",
+        "await self._correct(self._settled)",
+        "self._estimates.clear()",
+        _TOKENS + "test_a_whole_answer_is_charged_what_the_upstream_counted[memory]",
+        quick=True,
+    ),
+    Planted(
+        "what is given back is taken from what was charged last",
+        "plugins/openclaw_plugins/counters/window.py",
+        "bucket, log = at // self._width, self._log",
+        "bucket, log = self._log[-2], self._log",
+        _COUNTERS + "test_what_is_given_back_leaves_the_bucket_in_which_it_was_charged[memory]",
+    ),
+    Planted(
+        "the same in the store",
+        "plugins/openclaw_plugins/counters/redis_correct.lua",
+        "local bucket = text(math.floor(charged / width))",
+        "local bucket = text(math.floor(last / width))",
+        _COUNTERS + "test_what_is_given_back_leaves_the_bucket_in_which_it_was_charged[valkey]",
+    ),
+    Planted(
+        "an estimate that nobody counted is taken for nothing",
+        "plugins/openclaw_plugins/chat/tokens.py",
+        "if use.completion_tokens is not None else -(-self._delivered // BYTES)",
+        "if use.completion_tokens is not None else 0",
+        _TOKENS + "test_zero_is_a_count_and_missing_is_not_zero[memory]",
+    ),
+    Planted(
+        "a failure before its first content costs its tokens",
+        "core/openclaw_gateway/receipt.py",
+        "await self._correct({take.limit.meter: 0 for _, take, _ in self._estimates})",
+        "await self._correct({})",
+        _TOKENS + "test_what_fails_before_its_first_content_costs_nothing[memory]",
+    ),
+    Planted(
+        "a quota commits the estimate",
+        f"{_ACCOUNTS}/ledger.py",
+        "amount = take.amount if hold.charge is None or not committed else hold.charge",
+        "amount = take.amount",
+        _CONTRACT + "test_a_commit_charges_what_an_estimate_turned_out_to_be[sqlite-3]",
     ),
     Planted(
         "organisations share their counters",

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from openclaw_gateway.admission import Receipt
 from openclaw_gateway.api import PRINCIPAL, TIER, Balance, Exchange, Host, Principal, ResponseHead, Route, Tier
 from openclaw_gateway.config.document import Document, GatewaySettings
 from openclaw_gateway.pipeline import CompiledRoute
+from openclaw_gateway.receipt import Receipt
 from openclaw_gateway.testing import ManualClock
 
 
@@ -24,7 +24,7 @@ class Account:
     async def _unused(self, *arguments: object) -> Any:
         raise AssertionError("a test of charges does not charge")
 
-    admit = peek = release = renew = reserve = commit = void = _unused
+    admit = peek = correct = release = renew = reserve = commit = void = _unused
 
 
 class Setting:

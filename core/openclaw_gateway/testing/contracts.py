@@ -21,7 +21,7 @@ from openclaw_gateway.capabilities import Accounts, Counters
 from openclaw_gateway.conversations import NewMessage, Session, SessionStore
 from openclaw_gateway.errors import Refused
 from openclaw_gateway.facts import Principal
-from openclaw_gateway.meters import Balance, Limit, Take
+from openclaw_gateway.meters import Balance, Correction, Limit, Take
 from openclaw_gateway.models import ModelCall, ModelProvider
 
 #: an id of the right form that nothing has
@@ -69,6 +69,19 @@ class CountersContract:
         assert not _only(await counters.admit(organization, [Take(limit, "-", amount=7)])).refused
         assert _only(await counters.admit(organization, [Take(limit, "-", amount=4)])).refused
         assert not _only(await counters.admit(organization, [Take(limit, "-", amount=3)])).refused
+
+    async def test_an_estimate_becomes_what_it_turned_out_to_be(self, counters: Counters) -> None:
+        organization, take = _name(), Take(self.rate(10), "-", amount=8)
+        charged = _only(await counters.admit(organization, [take]))
+        assert charged.at
+        assert _only(await counters.admit(organization, [take])).refused
+        less = Correction(limit=take.limit, subject="-", amount=-8, at=charged.at)
+        await counters.correct(organization, [less])
+        again = _only(await counters.admit(organization, [take]))
+        assert not again.refused
+        more = Correction(limit=take.limit, subject="-", amount=2, at=again.at)
+        await counters.correct(organization, [more])
+        assert _only(await counters.admit(organization, [Take(take.limit, "-")])).refused
 
     async def test_organisations_and_subjects_do_not_share(self, counters: Counters) -> None:
         first, second, limit = _name(), _name(), self.rate(1)

@@ -11,6 +11,7 @@ from openclaw_gateway.api import (
     TIER,
     Balance,
     Charge,
+    Correction,
     Exchange,
     Host,
     Limit,
@@ -86,10 +87,19 @@ class Buckets:
                 self._levels[key] = levels[i], now
         if self._levels and now - next(iter(self._levels.values()))[1] > _WINDOWS["day"]:
             del self._levels[next(iter(self._levels))]  # no window is longer: this bucket has run dry
-        return [_balance(*each) for each in zip(takes, levels, over, strict=True)]
+        at = round(now * 1000) if max(over) <= 0 else 0
+        return [_balance(*each, at) for each in zip(takes, levels, over, strict=True)]
 
     async def peek(self, organization: str, takes: Sequence[Take]) -> Sequence[Balance]:
         return [_balance(take, self._level(organization, take, self._monotonic())) for take in takes]
+
+    async def correct(self, organization: str, corrections: Sequence[Correction]) -> None:
+        now = self._monotonic()
+        for wrong in corrections:  # what has leaked since it was charged cannot be given back any more
+            leaked = (now - wrong.at / 1000) * wrong.limit.limit / wrong.limit.window
+            amount = wrong.amount if wrong.amount > 0 else min(0.0, wrong.amount + max(0.0, leaked))
+            level = max(0.0, self._level(organization, Take(wrong.limit, wrong.subject), now) + amount)
+            self._levels[organization, wrong.subject, wrong.limit.name] = level, now
 
     async def release(self, organization: str, takes: Sequence[Take]) -> None:
         """There is nothing to give back: a bucket holds no leases."""
@@ -108,7 +118,7 @@ def _limit(name: str, meter: str, table: LeakyBucket.Limits, share: float) -> Li
     return Limit(name=name, meter=meter, kind="rate", limit=table.limit, window=window, algorithm="gcra", burst=held)
 
 
-def _balance(take: Take, level: float, over: float = 0.0) -> Balance:
+def _balance(take: Take, level: float, over: float = 0.0, at: int = 0) -> Balance:
     leak = take.limit.limit / take.limit.window
     return Balance(
         limit=take.limit,
@@ -116,4 +126,5 @@ def _balance(take: Take, level: float, over: float = 0.0) -> Balance:
         refused=over > 0,
         reset_after=level / leak,
         retry_after=over / leak if over > 0 else None,
+        at=at,
     )

@@ -138,7 +138,8 @@ class Ledger:
                     continue
                 take, key = hold.take, hold_key(hold)
                 row = self.rows[key]
-                row.add(used=take.amount if committed else 0, held=-take.amount if state == "held" else 0)
+                amount = take.amount if hold.charge is None or not committed else hold.charge
+                row.add(used=amount if committed else 0, held=-take.amount if state == "held" else 0)
                 if committed:
                     self._announce(key, row, take)
                 lease = take.limit.kind == "lease"

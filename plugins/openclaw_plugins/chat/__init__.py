@@ -5,7 +5,6 @@ Stored history is never put before a prompt: the client resends its own.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from litestar.types import Receive, Send
 from msgspec import Meta
-from prometheus_client import Counter, Histogram
 
 from openclaw_gateway.api import (
     PRINCIPAL,
@@ -36,17 +34,19 @@ from openclaw_gateway.api import (
     needs,
     read_body,
 )
-from openclaw_plugins.chat.answers import Record
+from openclaw_plugins.chat import requests
+from openclaw_plugins.chat.answers import Record, note_usage
 from openclaw_plugins.chat.anthropic_answers import MessageEvents, whole_message
 from openclaw_plugins.chat.anthropic_requests import read_messages
 from openclaw_plugins.chat.attempts import Attempts
 from openclaw_plugins.chat.conversation import SessionTurn, prompt
+from openclaw_plugins.chat.measures import Measures
 from openclaw_plugins.chat.models import Models
 from openclaw_plugins.chat.offers import ToolLoopConfig
-from openclaw_plugins.chat.requests import new_turn, read_completion, read_embedding
 from openclaw_plugins.chat.shapes import Completion
 from openclaw_plugins.chat.skill_answers import SkillAnswer, answer_by_skill
 from openclaw_plugins.chat.surface import surface
+from openclaw_plugins.chat.tokens import Tokens
 from openclaw_plugins.chat.tool_loop import ToolLoop, ToolLoops
 from openclaw_plugins.chat.turns import Turn, Turns
 from openclaw_plugins.chat.writers import ChunkEvents, write_json, write_stream, write_whole
@@ -91,6 +91,10 @@ class Chat:
             Meta(ge=1, le=20, description="Failures of an upstream's last 20 calls, being half of them, to rest it."),
         ] = 5
         rest: Annotated[Duration, Meta(description="How long such an upstream is not asked.")] = Duration(10)
+        answer_tokens: Annotated[
+            int,
+            Meta(ge=1, description="Tokens that an answer is taken to have, for limits on them, if nothing bounds it."),
+        ] = 1_000
 
     def __init__(self, config: Config, host: Host) -> None:
         self._config = config
@@ -106,17 +110,8 @@ class Chat:
             self._loops = ToolLoops(config.tool_loop, self._skills, self._models, host)
         self._turns = Turns()
         self._patience: dict[str, float] = {"keep_alive": config.keep_alive, "stall": config.stall}
-        messages = host.metric(Counter, "messages_total", "Turns of clients, and answers.", ("tier", "direction"))
-        #: tier name → what counts its turns and its answers
-        self._told = {
-            tier: (messages.labels(tier, "inbound"), messages.labels(tier, "outbound")) for tier in host.tiers
-        }
-        self._seconds = host.metric(
-            Histogram,
-            "message_processing_duration_seconds",
-            "From a turn's request to its commit.",
-            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
-        )
+        self._tokens = Tokens(host, answer=config.answer_tokens)
+        self._measures = Measures(host)
 
     @hookimpl
     def lifespan(self) -> AbstractAsyncContextManager[None]:
@@ -137,7 +132,7 @@ class Chat:
     async def complete(self, scope: Any, receive: Receive, send: Send) -> None:
         x: Exchange = scope["exchange"]
         body = await read_body(receive, self._host.settings.max_body, scope["headers"])
-        completion, request = read_completion(body)
+        completion, request = requests.read_completion(body)
         self._check(x, completion)
         session = completion.session_id
         if session is not None:
@@ -170,11 +165,12 @@ class Chat:
     async def _turn(
         self, x: Exchange, completion: Completion, body: bytes, request: dict[str, Any], session: str | None
     ) -> Turn:
-        asked = new_turn(completion.messages)
+        asked = requests.new_turn(completion.messages)
         skill = completion.metadata.skill_name if completion.metadata is not None else None
         attempts: Attempts | SkillAnswer | ToolLoop | None = None
+        spent = None
+        hides_usage = False
         if skill is not None:
-            options = completion.stream_options
             attempts = await answer_by_skill(
                 self._skills,
                 x,
@@ -183,11 +179,17 @@ class Chat:
                 text=str(asked[-1].content) if asked else "",
                 session_id=session,
                 stream=bool(completion.stream),
-                include_usage=options is not None and bool(options.include_usage),
+                include_usage=requests.asks_for_usage(request),
             )
-        elif self._loops is not None:
-            attempts = self._loops.loop(x, completion.model, request, session=session)
+        else:
+            if self._tokens.limited(x):
+                spent = await self._tokens.charge(x, request)
+            if self._loops is not None:
+                attempts = self._loops.loop(x, completion.model, request, session=session)
         if attempts is None:
+            if spent is not None and completion.stream and not requests.asks_for_usage(request):
+                body, request = requests.asking_for_usage(body, request)
+                hides_usage = True
             attempts = self._models.attempts(x, completion.model, body, request, stream=bool(completion.stream))
         record = Record(
             x,
@@ -197,32 +199,34 @@ class Chat:
             use=attempts.use,
             events=self._events,
             metadata=attempts.metadata,
+            spent=spent,
         )
-        turn = Turn(attempts, record, self._host.logger, x.get(REQUEST_ID))
+        turn = Turn(attempts, record, self._host.logger, x.get(REQUEST_ID), hides_usage=hides_usage)
         if isinstance(attempts, ToolLoop):
             attempts.listen(turn.note)
         return turn
 
     async def _counted(self, x: Exchange, turn: Turn, writing: Awaitable[None]) -> None:
         """Start a turn and have it written; count it, and at the end its answer."""
-        started = time.perf_counter()
-        inbound, outbound = self._told[x[TIER].name]
-        inbound.inc()
+        ended = self._measures.begun(x)
         self._turns.start(turn)
         try:
             await writing
         finally:
-            self._seconds.observe(time.perf_counter() - started)
-            if turn.delivered:
-                outbound.inc()
+            ended(turn)
 
     async def embed(self, scope: Any, receive: Receive, send: Send) -> None:
         x: Exchange = scope["exchange"]
         body = await read_body(receive, self._host.settings.max_body, scope["headers"])
-        embedding, request = read_embedding(body)
+        embedding, request = requests.read_embedding(body)
         self._models.check(x, embedding.model)
+        spent = await self._tokens.charge_embedding(x, request) if self._tokens.limited(x) else None
         attempts = self._models.attempts(x, embedding.model, body, request, stream=False)
-        await write_json(await attempts.embed(), send)
+        answer = await attempts.embed()
+        if spent is not None:
+            note_usage(answer, attempts.use)
+            spent.settle(attempts.use)
+        await write_json(answer, send)
 
     async def turn(
         self,
@@ -238,6 +242,7 @@ class Chat:
         alias = model if model is not None else next(iter(self._models.usable(x[TIER])), "")
         self._models.check(x, alias)
         attempts: Attempts | SkillAnswer | ToolLoop
+        spent = None
         given = metadata.get("id")
         ref = given if isinstance(given, str) else None
         if (skill := metadata.get("skillName")) is not None:
@@ -253,27 +258,29 @@ class Chat:
                 ref=ref,
             )
         else:
-            attempts = await self._with_history(x, alias, session_id, content, stream=stream, ref=ref)
+            request = await self._with_history(x, alias, session_id, content, stream=stream)
+            if self._tokens.limited(x):
+                spent = await self._tokens.charge(x, request)
+            loop = self._loops and self._loops.loop(x, alias, request, session=session_id, ref=ref)
+            attempts = loop or self._models.attempts(x, alias, msgspec.json.encode(request), request, stream=stream)
         asked = NewMessage(role="user", content=content, metadata=dict(metadata))
         record = Record(
-            x, self._sessions, session=session_id, asked=[asked], use=attempts.use, metadata=attempts.metadata
+            x,
+            self._sessions,
+            session=session_id,
+            asked=[asked],
+            use=attempts.use,
+            metadata=attempts.metadata,
+            spent=spent,
         )
         turn = Turn(attempts, record, self._host.logger, x.get(REQUEST_ID))
-        started = time.perf_counter()
-        inbound, outbound = self._told[x[TIER].name]
-        inbound.inc()
-
-        def ended(turn: Turn) -> None:
-            self._seconds.observe(time.perf_counter() - started)
-            if turn.delivered:
-                outbound.inc()
-
+        ended = self._measures.begun(x)
         self._turns.start(turn)
         return SessionTurn(turn, record, ended)
 
     async def _with_history(
-        self, x: Exchange, alias: str, session_id: str, content: str, *, stream: bool, ref: str | None
-    ) -> Attempts | ToolLoop:
+        self, x: Exchange, alias: str, session_id: str, content: str, *, stream: bool
+    ) -> dict[str, Any]:
         stored = await self._sessions.history(x[PRINCIPAL].organization, session_id, limit=self._config.history)
         request: dict[str, Any] = {
             "model": alias,
@@ -282,7 +289,4 @@ class Chat:
         }
         if stream:
             request["stream_options"] = {"include_usage": True}
-        loop = self._loops.loop(x, alias, request, session=session_id, ref=ref) if self._loops is not None else None
-        if loop is not None:
-            return loop
-        return self._models.attempts(x, alias, msgspec.json.encode(request), request, stream=stream)
+        return request

@@ -21,6 +21,7 @@ from openclaw_gateway.api import (
     SessionStore,
     StoreUnavailable,
 )
+from openclaw_plugins.chat.tokens import Spent
 
 
 class ToolFunction(msgspec.Struct):
@@ -104,6 +105,12 @@ class Answer:
             for position, call in enumerate(said.tool_calls or ()):
                 self._add_call(call, position if choice.message is said else call.index)
 
+    @property
+    def text(self) -> str:
+        """All that was said, calls of tools included."""
+        calls = (call["name"] + call["arguments"] for call in self._calls.values())
+        return "".join((*self._text, *calls))
+
     def message(self, model: str, cut: str | None) -> NewMessage:
         """Return the answer for a history; `cut` says why there is no more of it."""
         metadata: dict[str, Any] = {"model": model}
@@ -125,10 +132,24 @@ class Answer:
             whole["arguments"] += call.function.arguments or ""
 
 
+def note_usage(piece: bytes, use: ModelUse) -> None:
+    """Note what an upstream says of tokens and of the end, in a chunk or in a whole answer."""
+    try:
+        told = _told(piece)
+    except msgspec.DecodeError:
+        return
+    if told.usage is not None:
+        use.prompt_tokens = told.usage.prompt_tokens
+        use.completion_tokens = told.usage.completion_tokens
+    for choice in told.choices:
+        if choice.index == 0 and choice.finish_reason is not None:
+            use.finish_reason = choice.finish_reason
+
+
 class Record:
     """Where a turn is kept and charged: a session's history where the client named one, and the receipt."""
 
-    __slots__ = ("_answer", "_asked", "_events", "_metadata", "_session", "_store", "_use", "_x", "stored")
+    __slots__ = ("_answer", "_asked", "_events", "_metadata", "_session", "_spent", "_store", "_use", "_x", "stored")
 
     def __init__(
         self,
@@ -140,6 +161,7 @@ class Record:
         use: ModelUse,
         metadata: Mapping[str, Any] = {},
         events: EventBus | None = None,
+        spent: Spent | None = None,
     ) -> None:
         self._x = x
         self._store = store
@@ -149,6 +171,8 @@ class Record:
         #: what is stored of the answer beside what it says itself
         self._metadata = metadata
         self._events = events
+        #: the tokens that the turn was admitted for, where its tier limits them
+        self._spent = spent
         self._answer = Answer()
         #: what was kept: what was asked, then the answer
         self.stored: Sequence[Message] = ()
@@ -157,22 +181,9 @@ class Record:
         """Note what was delivered."""
         # Most chunks say neither how an answer ended nor what it took, and are not read for it.
         if b'"usage"' in piece or b'"finish_reason":"' in piece or b'"finish_reason": "' in piece:
-            self._note(piece)
-        if self._session is not None:
+            note_usage(piece, self._use)
+        if self._session is not None or self._spent is not None:
             self._answer.add(piece)
-
-    def _note(self, piece: bytes) -> None:
-        try:
-            told = _told(piece)
-        except msgspec.DecodeError:
-            return
-        use = self._use
-        if told.usage is not None:
-            use.prompt_tokens = told.usage.prompt_tokens
-            use.completion_tokens = told.usage.completion_tokens
-        for choice in told.choices:
-            if choice.index == 0 and choice.finish_reason is not None:
-                use.finish_reason = choice.finish_reason
 
     async def commit(self, *, cut: str | None, at_once: bool) -> None:
         """Keep and charge the turn. Raises StoreUnavailable, Refused where the session is gone.
@@ -181,12 +192,15 @@ class Record:
         """
         receipt = self._x.receipt
         organization = self._x[PRINCIPAL].organization
+        if self._spent is not None:
+            self._spent.delivered(self._answer.text)
+            self._spent.settle(self._use)
         if self._session is not None:
             self.stored = await self._store.append(
                 organization,
                 self._session,
                 [*self._asked, self._said(cut)],
-                holds=receipt.take_holds("messages") if receipt is not None else (),
+                holds=(*receipt.take_holds("messages"), *receipt.take_holds("tokens")) if receipt is not None else (),
             )
         if at_once and receipt is not None:
             await receipt.commit()

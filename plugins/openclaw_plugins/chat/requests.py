@@ -63,6 +63,20 @@ def forwarded(body: bytes, request: dict[str, Any], upstream_model: str) -> byte
     return _encode(fields)
 
 
+def asks_for_usage(request: dict[str, Any]) -> bool:
+    """Whether the client wants the usage of its stream told."""
+    options = request.get("stream_options")
+    return isinstance(options, dict) and bool(options.get("include_usage"))
+
+
+def asking_for_usage(body: bytes, request: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """Return a request for a stream with the wish that its usage is told at the end; all else as it was."""
+    options = {**(request.get("stream_options") or {}), "include_usage": True}
+    fields = _raw_object.decode(body)
+    fields["stream_options"] = msgspec.Raw(_encode(options))
+    return _encode(fields), {**request, "stream_options": options}
+
+
 class Alias:
     """Puts the name under which clients know a model into one upstream's answer, or the chunks of one stream.
 

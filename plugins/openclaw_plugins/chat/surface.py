@@ -8,7 +8,7 @@ import msgspec
 from litestar import Request, Response, asgi, get
 from litestar.types import Receive, Scope, Send
 
-from openclaw_gateway.api import MESSAGES, REQUESTS, SKILLS, TIER, Exchange, Refused, declared, not_found
+from openclaw_gateway.api import MESSAGES, REQUESTS, SKILLS, TIER, TOKENS, Exchange, Refused, declared, not_found
 from openclaw_plugins.chat.anthropic_answers import MessageAnswer
 from openclaw_plugins.chat.anthropic_requests import MessagesRequest
 from openclaw_plugins.chat.models import Models
@@ -48,7 +48,7 @@ def surface(chat: Answering, models: Models) -> list[Any]:
             access="authenticated",
             methods=("POST",),
             meters=(REQUESTS, MESSAGES),
-            charges_later=(SKILLS,),
+            charges_later=(SKILLS, TOKENS),
             surface="openai",
             summary="Complete a chat, whole or as an event stream.",
             body=Completion,
@@ -66,7 +66,7 @@ def surface(chat: Answering, models: Models) -> list[Any]:
             access="authenticated",
             methods=("POST",),
             meters=(REQUESTS, MESSAGES),
-            charges_later=(SKILLS,),
+            charges_later=(SKILLS, TOKENS),
             surface="anthropic",
             summary="Complete a chat in the shape of Anthropic's Messages API, whole or as an event stream.",
             body=MessagesRequest,
@@ -83,6 +83,7 @@ def surface(chat: Answering, models: Models) -> list[Any]:
         **declared(
             access="authenticated",
             methods=("POST",),
+            charges_later=(TOKENS,),
             surface="openai",
             summary="Turn texts into vectors.",
             body=EmbeddingRequest,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
@@ -36,6 +37,8 @@ _CLOSE = 1.0
 _SETTLE = 5.0
 #: chunks that wait for the connection before the upstream has to wait too
 _QUEUE = 64
+#: the chunk of a stream that holds its usage and nothing else
+_TELLS_USAGE = re.compile(rb'"choices": ?\[\]')
 
 
 class Turn:
@@ -48,6 +51,7 @@ class Turn:
     __slots__ = (
         "_attempts",
         "_chunks",
+        "_hides_usage",
         "_logger",
         "_notes",
         "_phase",
@@ -70,8 +74,12 @@ class Turn:
         record: Record,
         logger: logging.Logger,
         request_id: str | None,
+        *,
+        hides_usage: bool = False,
     ) -> None:
         self._attempts = attempts
+        #: the usage of the stream is asked for by us, and the client did not want to be told
+        self._hides_usage = hides_usage
         self._request_id = request_id
         self._record = record
         self._logger = logger
@@ -187,6 +195,9 @@ class Turn:
     async def _ask_stream(self) -> None:
         async with aclosing(self._attempts.stream()) as stream:
             async for chunk in stream:
+                if self._hides_usage and _TELLS_USAGE.search(chunk) is not None:
+                    self._record.add(chunk)
+                    continue
                 while len(self._chunks) >= _QUEUE:
                     self._room = asyncio.get_running_loop().create_future()
                     await self._room

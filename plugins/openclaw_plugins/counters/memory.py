@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from openclaw_gateway.api import Balance, Duration, Fact, Host, Limit, PluginConfig, Take, hookimpl
+from openclaw_gateway.api import Balance, Correction, Duration, Fact, Host, Limit, PluginConfig, Take, hookimpl
 from openclaw_plugins.counters.window import NEVER, RATES, Holders, Rate
 
 #: how many old tallies an admission looks at to find empty ones: for each new tally, and when no place is left
@@ -103,9 +103,11 @@ class MemoryCounters:
                     retry_after = wait / 1000 if wait > 0 else limit.window
                 balances.append(_balance(limit, tally, decided and limit.mode == "enforce", retry_after))
             else:
-                if tally is not None and rates_fit and (leases_fit or limit.kind != "lease"):
+                charged = tally is not None and rates_fit and (leases_fit or limit.kind != "lease")
+                if charged:
+                    assert tally is not None
                     self._charge(take, tally)
-                balances.append(_balance(limit, tally))
+                balances.append(_balance(limit, tally, charged=charged))
         return balances
 
     async def peek(self, organization: str, takes: Sequence[Take]) -> Sequence[Balance]:
@@ -116,6 +118,17 @@ class MemoryCounters:
             self._look(take, tally, now)
             balances.append(_balance(take.limit, tally))
         return balances
+
+    async def correct(self, organization: str, corrections: Sequence[Correction]) -> None:
+        now = self._now()
+        for correction in corrections:
+            take = Take(correction.limit, correction.subject, correction.amount)
+            tally = self._tally(organization, take)
+            if isinstance(tally, Holders) or not (tally.kept or correction.amount > 0):
+                continue
+            tally.ask(take.limit, 0, now)
+            self._keep(tally)
+            tally.correct(take.limit, correction.amount, correction.at)
 
     async def release(self, organization: str, takes: Sequence[Take]) -> None:
         for take in takes:
@@ -161,14 +174,17 @@ class MemoryCounters:
             tally.ask(take.limit, 0, now)
 
     def _charge(self, take: Take, tally: Rate | Holders) -> None:
-        if not tally.kept:
-            tally.kept = True
-            self._tallies[tally.key] = tally
-            self._rounds.append(tally)
+        self._keep(tally)
         if not isinstance(tally, Holders):
             tally.add(take.limit, take.amount)
         elif take.lease is not None:
             tally.hold(take.lease, self._ttl)
+
+    def _keep(self, tally: Rate | Holders) -> None:
+        if not tally.kept:
+            tally.kept = True
+            self._tallies[tally.key] = tally
+            self._rounds.append(tally)
 
     def _forget(self, now: int, looks: int) -> None:
         """Drop tallies that are empty again, looking at a few in turn, so that no call pays for all."""
@@ -197,7 +213,11 @@ class MemoryCounters:
 
 
 def _balance(
-    limit: Limit, tally: Rate | Holders | None, refused: bool = False, retry_after: float | None = None
+    limit: Limit,
+    tally: Rate | Holders | None,
+    refused: bool = False,
+    retry_after: float | None = None,
+    charged: bool = False,
 ) -> Balance:
     if tally is None:
         return Balance(limit=limit, used=0, refused=refused, degraded=True)
@@ -205,4 +225,11 @@ def _balance(
     if limit.kind != "lease":
         left = tally.until - tally.now
         reset_after = left / 1000 if left > 0 else 0.0
-    return Balance(limit=limit, used=tally.used, refused=refused, reset_after=reset_after, retry_after=retry_after)
+    return Balance(
+        limit=limit,
+        used=tally.used,
+        refused=refused,
+        reset_after=reset_after,
+        retry_after=retry_after,
+        at=tally.now if charged and limit.kind == "rate" else 0,
+    )

@@ -17,6 +17,7 @@ from prometheus_client import Gauge
 
 from openclaw_gateway.api import (
     Balance,
+    Correction,
     Duration,
     Fact,
     Host,
@@ -31,6 +32,7 @@ from openclaw_gateway.api import (
 from openclaw_plugins.counters.redis_fallback import Fallback, turned_away
 
 _ADMIT = files(__package__).joinpath("redis_admit.lua").read_text()
+_CORRECT = files(__package__).joinpath("redis_correct.lua").read_text()
 _RENEW = files(__package__).joinpath("redis_renew.lua").read_text()
 #: encoded admissions that are kept: one for each organisation and plan that has no subject but the organisation
 _KEPT = 10_000
@@ -66,6 +68,7 @@ class RedisCounters:
     #: the scripts; a test may put a clock of its own into them
     admit_script = _ADMIT
     renew_script = _RENEW
+    correct_script = _CORRECT
 
     def __init__(self, config: Config, host: Host) -> None:
         self._redis = host.get(config.redis, Redis)
@@ -102,6 +105,21 @@ class RedisCounters:
             return ()
         numbers = await self._redis.run(self._prepare(organization, takes, look=True))
         return _balances(takes, numbers)
+
+    async def correct(self, organization: str, corrections: Sequence[Correction]) -> None:
+        here = [correction for correction in corrections if correction.degraded]
+        if here:
+            await self._fallback.correct(organization, here)
+        keys: list[str] = []
+        arguments: list[str | int] = []
+        for correction in corrections:
+            if not correction.degraded:
+                limit = correction.limit
+                keys.append(self._key(organization, Take(limit, correction.subject)))
+                arguments += (limit.algorithm, limit.limit, round(limit.window * 1000))
+                arguments += (correction.amount, correction.at)
+        if keys:
+            await self._redis.run(self._redis.prepare(self.correct_script, keys, arguments))
 
     async def release(self, organization: str, takes: Sequence[Take]) -> None:
         await self._fallback.release(organization, takes)
@@ -169,7 +187,7 @@ class RedisCounters:
 
 
 def _balances(takes: Sequence[Take], numbers: Sequence[int]) -> list[Balance]:
-    waits = numbers[::3]
+    waits = numbers[::4]
     rates_fit = True
     for take, wait in zip(takes, waits, strict=True):
         if wait and take.limit.kind != "lease" and take.limit.mode == "enforce":
@@ -177,7 +195,7 @@ def _balances(takes: Sequence[Take], numbers: Sequence[int]) -> list[Balance]:
     balances = []
     for i, take in enumerate(takes):
         limit = take.limit
-        wait, used, reset = numbers[3 * i : 3 * i + 3]
+        wait, used, reset, at = numbers[4 * i : 4 * i + 4]
         lease = limit.kind == "lease"
         reset_after = None if lease else reset / 1000
         if wait and (rates_fit or not lease):
@@ -187,7 +205,7 @@ def _balances(takes: Sequence[Take], numbers: Sequence[int]) -> list[Balance]:
                 Balance(limit=limit, used=used, refused=refused, reset_after=reset_after, retry_after=retry_after)
             )
         else:
-            balances.append(Balance(limit=limit, used=used, reset_after=reset_after))
+            balances.append(Balance(limit=limit, used=used, reset_after=reset_after, at=at))
     return balances
 
 

@@ -4,8 +4,8 @@
 -- ARGV: "charge" or "look", then five for each key: what it is (sliding, gcra, fixed, lease), the limit (for gcra
 -- "limit burst"), the window in milliseconds (for a lease its time to live), the amount (for a lease its holder; 0
 -- or empty to look), and 1 where a refusal counts.
--- Returns three numbers for each key: milliseconds until it fits (0 now, -1 never), what is used, and milliseconds
--- until nothing is counted any more.
+-- Returns four numbers for each key: milliseconds until it fits (0 now, -1 never), what is used, milliseconds until
+-- nothing is counted any more, and the time at which a rate was charged (0 where it was not).
 --
 -- Whole milliseconds of the store's clock; time never goes back within a key. A refusal writes nothing. Expiry only
 -- tidies up: a key that has expired says the same as one whose time is over.
@@ -78,7 +78,7 @@ local function sliding(key, limit, window, amount)
     if fresh then
       redis.call('PEXPIRE', key, text((bucket + back + 1) * width - at + KEEP))
     end
-    return total, (bucket + back + 1) * width - at
+    return total, (bucket + back + 1) * width - at, at
   end
 
   return wait, total, total > 0 and (newest + back + 1) * width - at or 0, charge
@@ -110,7 +110,7 @@ local function gcra(key, limits, window, amount)
     level = level + amount * window
     local used, reset = stand()
     redis.call('SET', key, text(level) .. ' ' .. text(at), 'PX', text(reset + KEEP))
-    return used, reset
+    return used, reset, at
   end
 
   local used, reset = stand()
@@ -134,7 +134,7 @@ local function fixed(key, limit, window, amount)
 
   local function charge()
     redis.call('SET', key, text(used + amount) .. ' ' .. text(at), 'PX', text(left + KEEP))
-    return used + amount, left
+    return used + amount, left, at
   end
 
   return wait, used, used > 0 and left or 0, charge
@@ -157,11 +157,11 @@ local function lease(key, limit, ttl, holder)
   end
 
   local function charge()
-    if holder == '' then return used, 0 end
+    if holder == '' then return used, 0, 0 end
     redis.call('ZREMRANGEBYSCORE', key, '-inf', text(now))
     redis.call('ZADD', key, text(now + ttl), holder)
     redis.call('PEXPIRE', key, text(ttl + KEEP))
-    return mine and used or used + 1, 0
+    return mine and used or used + 1, 0, 0
   end
 
   return wait, used, 0, charge
@@ -179,7 +179,7 @@ local rates_fit, leases_fit = true, true
 for i, key in ipairs(KEYS) do
   local a = 5 * i - 3
   local wait, used, reset, charge = kinds[ARGV[a]](key, ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 3])
-  result[3 * i - 2], result[3 * i - 1], result[3 * i] = wait, used, reset
+  result[4 * i - 3], result[4 * i - 2], result[4 * i - 1], result[4 * i] = wait, used, reset, 0
   charges[i] = charge
   if wait ~= 0 and ARGV[a + 4] == '1' then
     if ARGV[a] == 'lease' then leases_fit = false else rates_fit = false end
@@ -188,8 +188,8 @@ end
 
 if charging and rates_fit then
   for i, charge in ipairs(charges) do
-    if result[3 * i - 2] == 0 and (leases_fit or ARGV[5 * i - 3] ~= 'lease') then
-      result[3 * i - 1], result[3 * i] = charge()
+    if result[4 * i - 3] == 0 and (leases_fit or ARGV[5 * i - 3] ~= 'lease') then
+      result[4 * i - 2], result[4 * i - 1], result[4 * i] = charge()
     end
   end
 end

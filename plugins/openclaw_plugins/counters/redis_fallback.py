@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from openclaw_gateway.api import Balance, Duration, Host, Limit, Take
+from openclaw_gateway.api import Balance, Correction, Duration, Host, Limit, Take
 from openclaw_plugins.counters.memory import MemoryCounters
 
 #: limits whose share is kept at hand; there are as many as the tier files hold
@@ -46,6 +46,11 @@ class Fallback:
         if not any(balance.refused for balance in balances):
             self._given.update(take.lease for take in takes if take.lease is not None)
         return balances
+
+    async def correct(self, organization: str, corrections: Sequence[Correction]) -> None:
+        """Correct what this process counted by itself; a limit that is open or closed counted nothing."""
+        mine = [c for c in corrections if c.limit.on_backend_failure == "local"]
+        await self._local.correct(organization, [msgspec.structs.replace(c, limit=self._share(c.limit)) for c in mine])
 
     async def renew(self, organization: str, leases: Sequence[Take]) -> bool:
         """Keep leases while the store does not answer; False where only the store could say."""
@@ -86,13 +91,15 @@ class Fallback:
         return Balance(limit=limit, used=0, refused=refused, degraded=True)
 
     def _share_of(self, take: Take) -> Take:
-        limit = take.limit
+        return msgspec.structs.replace(take, limit=self._share(take.limit))
+
+    def _share(self, limit: Limit) -> Limit:
         kept = self._shares.get(id(limit))
         if kept is None or kept[0] is not limit:
             if len(self._shares) >= _KEPT:
                 self._shares.clear()
             kept = self._shares[id(limit)] = (limit, share(limit, self._processes))
-        return msgspec.structs.replace(take, limit=kept[1])
+        return kept[1]
 
 
 def share(limit: Limit, processes: int) -> Limit:

@@ -84,6 +84,20 @@ class Sliding(Tally):
             self.until = (bucket + self._back + 1) * self._width
         self.used += amount
 
+    def correct(self, limit: Limit, amount: int, at: int) -> None:
+        """Count `amount` more now, or so much less in the bucket of `at`; asked about just before."""
+        if amount > 0:
+            self.add(limit, amount)
+            return
+        bucket, log = at // self._width, self._log
+        for i in range(len(log) - 2, -1, -2):
+            if log[i] == bucket:
+                given_back = min(log[i + 1], -amount)
+                log[i + 1] -= given_back
+                self.used -= given_back
+            if log[i] <= bucket:
+                return
+
 
 class Gcra(Tally):
     """A bucket of `burst` calls that leaks `limit` calls a window, evenly.
@@ -118,6 +132,18 @@ class Gcra(Tally):
         self._level += amount * self._window
         self._read(limit)
 
+    def correct(self, limit: Limit, amount: int, at: int) -> None:
+        """Raise the level, or lower it by what of the charge at `at` has not leaked yet; asked about just before.
+
+        Had it never been charged, something else might have leaked in its place, so no more than that is certain.
+        """
+        if amount > 0:
+            self.add(limit, amount)
+            return
+        left = -amount * self._window - max(0, self.now - at) * limit.limit
+        self._level = max(0, self._level - max(0, left))
+        self._read(limit)
+
     def _read(self, limit: Limit) -> None:
         self.used = -(-self._level // self._window)
         self.until = self.now + (-(-self._level // limit.limit) if limit.limit else 0)
@@ -146,6 +172,13 @@ class Fixed(Tally):
         """Count `amount` at the time of the question just asked."""
         self.used += amount
         self.until = (self.now // self._window + 1) * self._window
+
+    def correct(self, limit: Limit, amount: int, at: int) -> None:
+        """Count `amount` more, or so much less where the window of `at` is this one; asked about just before."""
+        if amount > 0:
+            self.add(limit, amount)
+        elif at // self._window == self.now // self._window:
+            self.used = max(0, self.used + amount)
 
 
 class Holders(Tally):
