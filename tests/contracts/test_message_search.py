@@ -42,6 +42,8 @@ async def test_messages_that_hold_every_word(stores: Stores) -> None:
     assert await found(stores, "FOX quick", of=mine) == ["The quick brown fox"]
     assert await found(stores, "grüne", of=mine) == ["grüne Äpfel 東京"]
     assert await found(stores, "fox dog", of=mine) == []
+    assert await found(stores, "qui", of=mine) == []
+    assert await found(stores, "ÄPFEL", of=mine) == ["grüne Äpfel 東京"]
     assert await found(stores, "quick", of=mine, limit=1) == ["A quick dog"]
 
 
@@ -83,3 +85,22 @@ async def test_contents_of_other_shapes_do_not_stand_in_the_way(stores: Stores) 
         "acme", mine.session_id, [NewMessage(role="tool", content=[{"type": "text", "text": "x"}])]
     )
     assert await found(stores, "fox", of=mine) == ["plain fox"]
+
+
+async def test_the_index_of_sqlite_follows_the_messages(stores: Stores) -> None:
+    if stores.database.dialect != "sqlite":
+        pytest.skip("PostgreSQL has no index beside its messages")
+    mine, other = await session(stores, "one fox", "another fox"), await session(stores, "third fox")
+    assert await indexed(stores) == 3
+    await stores.sessions.delete("acme", mine.session_id)
+    async with stores.database.transaction(None, operation="delete", table="t") as connection:
+        await connection.execute(
+            text("DELETE FROM openclaw_messages WHERE session_id = :hex"), {"hex": mine.session_id.replace("-", "")}
+        )
+    assert await indexed(stores) == 1
+    assert await found(stores, "fox") == ["third fox"] == await found(stores, "fox", of=other)
+
+
+async def indexed(stores: Stores) -> int:
+    async with stores.database.transaction(None, operation="select", table="t") as connection:
+        return int((await connection.execute(text("SELECT count(*) FROM openclaw_message_words"))).scalar() or 0)

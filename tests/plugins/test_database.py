@@ -395,4 +395,4 @@ def test_db_commands(tmp_path: Path) -> None:
     assert code == 0 and msgspec.json.decode(output)["matches"] is True
     code, output = run("check", "--json")
     assert code == 0
-    assert msgspec.json.decode(output)["current"] == ["0006"]
+    assert msgspec.json.decode(output)["current"] == ["0007"]

@@ -1,4 +1,4 @@
-"""Finds messages by their words: full text on PostgreSQL, a comparison of each word on SQLite.
+"""Finds messages by their words: full text on PostgreSQL, and FTS5 on SQLite.
 
 It looks at one session, or at the latest messages of one user's living sessions, and never past the organisation.
 """
@@ -6,10 +6,11 @@ It looks at one session, or at the latest messages of one user's living sessions
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, and_, cast, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, String, Subquery, and_, cast, func, literal_column, select, table
 
 from openclaw_gateway.api import Database, Message
 from openclaw_plugins.sessions.lookup import Lookup
@@ -32,11 +33,11 @@ class Search:
         self, organization: str, *, text: str, session_id: str | None, user: str | None, limit: int
     ) -> Sequence[Message]:
         """Return the messages that hold every word, best first. Raises Refused where the session is not there."""
-        words = re.findall(r"\w+", text)[:_WORDS]
-        full_text = self._database.dialect == "postgresql"
+        words = re.findall(r"[^\W_]+", text)[:_WORDS]
         if session_id is not None:
             id = parsed(session_id)
             where = and_(*belonging(organization, id))
+            place = uuid.UUID(id).hex
         else:
             mine = and_(sessions.c.organization_id == organization, sessions.c.user_id == (user or ""), alive())
             latest = (
@@ -47,12 +48,20 @@ class Search:
                 .limit(_LATEST)
             )
             where = and_(messages.c.organization_id == organization, messages.c.message_id.in_(latest))
-        query = select(messages).where(where, *(_matching(words, full_text)))
-        if full_text and words:
-            query = query.order_by(func.ts_rank(_vector(), _asked(words)).desc())
-        query = query.order_by(messages.c.timestamp.desc(), messages.c.seq.desc()).limit(limit)
+            place = f"o{organization.encode().hex()}"
+        query = select(messages).where(where)
         if not words:
             query = query.limit(0)
+        elif self._database.dialect == "postgresql":
+            query = query.where(_vector().op("@@")(_asked(words))).order_by(
+                func.ts_rank(_vector(), _asked(words)).desc()
+            )
+        else:
+            found = _found(words, place)
+            query = query.join(found, found.c.message_id == cast(messages.c.message_id, String)).order_by(found.c.rank)
+        query = query.order_by(messages.c.timestamp.desc(), messages.c.seq.desc())
+        if words:
+            query = query.limit(limit)
         if session_id is not None:
             rows: Sequence[Any] = await self._lookup.of_session(organization, id, query)
         else:
@@ -63,12 +72,19 @@ class Search:
         return [message(row) for row in rows]
 
 
-def _matching(words: Sequence[str], full_text: bool) -> list[ColumnElement[bool]]:
-    if full_text:
-        return [_vector().op("@@")(_asked(words))] if words else []
-    said = cast(messages.c.content.op("->>")("$"), String)
-    # SQLite lowers ASCII alone: other letters are found as they are written.
-    return [or_(func.instr(func.lower(said), word.lower()) > 0, func.instr(said, word) > 0) for word in words]
+def _found(words: Sequence[str], place: str) -> Subquery:
+    """What SQLite's index holds of these words at a place: the message, and how well it fits, the lower the better."""
+    phrases = " ".join(f'"{word}"' for word in words)
+    asked = f"said : ({phrases}) AND place : {place}"
+    return (
+        select(
+            func.substr(literal_column("place"), 1, 32).label("message_id"),
+            literal_column("bm25(openclaw_message_words, 1.0, 0.0)").label("rank"),
+        )
+        .select_from(table("openclaw_message_words"))
+        .where(literal_column("openclaw_message_words").op("MATCH")(asked))
+        .subquery()
+    )
 
 
 def _vector() -> ColumnElement[Any]:
