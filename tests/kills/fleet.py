@@ -74,6 +74,9 @@ class Fleet:
                     return
         raise AssertionError("a gateway did not start")
 
+    def pid(self, number: int) -> int:
+        return self._processes[number].pid
+
     async def kill(self, number: int) -> None:
         """End it as a machine's failure would."""
         self.urls.pop(number, None)

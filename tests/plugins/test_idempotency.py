@@ -11,7 +11,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+from fire.watch import SCALE, Recorder
 from servers import Postgres
+from sqlalchemy import text
 from upstreams import Cut, Pause, ScriptedUpstream, scripted
 
 from openclaw_gateway.api import Limit, Take
@@ -180,7 +182,32 @@ async def test_a_duplicate_past_its_rate_is_refused_as_ever(tmp_path: Path) -> N
         assert [(await caller.chat())[0] for _ in range(3)] == [200, 200, 429]
 
 
-async def test_racing_duplicates_are_one_charge_one_turn_and_one_call(caller: Caller) -> None:
+async def test_racing_duplicates_are_one_charge_one_turn_and_one_call(
+    caller: Caller, record_property: Recorder
+) -> None:
+    await race(caller, ["a", "b", "c"], pause=0.3)
+    record_property("racing requests", 3 * 64)
+    record_property("keys", 3)
+    record_property("charged, stored or sent twice", 0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7_200)
+async def test_many_racing_duplicates(tmp_path: Path, postgres: Postgres, record_property: Recorder) -> None:
+    name = postgres.create()
+    edit = {"plugins.database.url": postgres.url(name), "plugins.database.auto_upgrade": True}
+    keys = [f"k{i}" for i in range(max(3, round(1_000 * SCALE)))]
+    wide = TIER.replace("limit = 1000\n", "limit = 10_000_000\n").replace("limit = 100\n", "limit = 1_000_000\n")
+    async with calling(tmp_path, edit, wide) as caller:
+        await race(caller, keys, pause=0.02)
+    postgres.drop(name)
+    record_property("racing requests", len(keys) * 64)
+    record_property("keys", len(keys))
+    record_property("charged, stored or sent twice", 0)
+
+
+async def race(caller: Caller, keys: list[str], *, pause: float) -> None:
+    """Sixty-four requests at once for each key, one key after the other."""
     session = await caller.session()
     message = {"role": "assistant", "content": "hi"}
     choice = {"index": 0, "finish_reason": "stop", "message": message}
@@ -188,8 +215,8 @@ async def test_racing_duplicates_are_one_charge_one_turn_and_one_call(caller: Ca
         {"id": "x", "object": "chat.completion", "created": 1, "model": "far", "choices": [choice]}
     ).encode()
     caller.upstream.headers = {"Content-Type": "application/json"}
-    caller.upstream.script = (Pause(0.3), whole)
-    for key in ("a", "b", "c"):
+    caller.upstream.script = (Pause(pause), whole)
+    for key in keys:
         asked = [caller.chat(key, model="far", sessionId=session) for _ in range(64)]
         answers = await asyncio.gather(*asked)
         # 503 is the store's back-pressure on a slow machine: refused before anything was done.
@@ -197,9 +224,13 @@ async def test_racing_duplicates_are_one_charge_one_turn_and_one_call(caller: Ca
         assert counts[200] >= 1 and sum(counts.values()) == 64, answers
         assert all(int(headers["Retry-After"]) >= 1 for status, headers, _ in answers if status != 200)
         assert sum("Idempotency-Replayed" not in headers for status, headers, _ in answers if status == 200) == 1
-    assert len(caller.upstream.received) == 3
-    assert (await caller.usage())["quota.messages"] == 3
-    assert len(await caller.history(session)) == 6
+    assert len(caller.upstream.received) == len(keys)
+    assert (await caller.usage())["quota.messages"] == len(keys)
+    history = [message.content for message in await caller.history(session)]
+    assert len(history) == min(100, 2 * len(keys))  # a page of it
+    async with caller.gateway.plugin("database").transaction("acme", operation="select", table="t") as connection:
+        stored = await connection.execute(text("SELECT count(*) FROM openclaw_messages"))
+        assert stored.scalar_one() == 2 * len(keys)
 
 
 async def test_what_failed_and_cost_nothing_can_be_tried_again(caller: Caller) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fire.watch import SCALE, Recorder
 from replicas.fleet import LEASE_TTL, Fleet
 from servers import Postgres, start_valkey
 from socket_kit import said, say
@@ -190,14 +191,18 @@ async def test_a_ticket_of_one_opens_one_socket_on_the_other(fleet: Fleet) -> No
     assert sum(tries) == 1
 
 
-async def test_a_death_under_load_loses_nothing_that_was_acknowledged(fleet: Fleet) -> None:
+async def test_a_death_under_load_loses_nothing_that_was_acknowledged(fleet: Fleet, record_property: Recorder) -> None:
     await dying(fleet, deaths=1)
+    record_property("deaths, with nothing lost, missed or doubled", 1)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_many_deaths_under_load_lose_nothing_that_was_acknowledged(fleet: Fleet) -> None:
+async def test_many_deaths_under_load_lose_nothing_that_was_acknowledged(
+    fleet: Fleet, record_property: Recorder
+) -> None:
     await dying(fleet, deaths=20)
+    record_property("deaths, with nothing lost, missed or doubled", 20)
 
 
 async def dying(fleet: Fleet, *, deaths: int) -> None:
@@ -252,8 +257,22 @@ async def dying(fleet: Fleet, *, deaths: int) -> None:
             await stack.enter_async_context(fleet.connect(session, number=i % 2))
 
 
-async def test_a_rolling_restart_is_told_and_nobody_misses_anything(fleet: Fleet) -> None:
+async def test_a_rolling_restart_is_told_and_nobody_misses_anything(fleet: Fleet, record_property: Recorder) -> None:
+    await rolling(fleet, 1, record_property)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7_200)
+async def test_many_rolling_restarts_are_told_and_nobody_misses_anything(
+    fleet: Fleet, record_property: Recorder
+) -> None:
+    await rolling(fleet, max(2, round(100 * SCALE)), record_property)
+
+
+async def rolling(fleet: Fleet, rounds: int, record_property: Recorder) -> None:
+    """Stop both gateways in turn, so many times, while clients listen and somebody writes."""
     session = fleet.session()
+    slowest = 0.0
     acknowledged: list[str] = []
     stop = asyncio.Event()
 
@@ -269,10 +288,12 @@ async def test_a_rolling_restart_is_told_and_nobody_misses_anything(fleet: Fleet
         assert await post(fleet, session, "post 0")
         await until(lambda: all(client.told for client in four))
         writing = asyncio.create_task(write())
-        for number in (0, 1):
+        for number in (0, 1) * rounds:
             ended = sum(len(client.ends) for client in four)
+            begun = time.monotonic()
             process = fleet.term(number)
             assert await asyncio.to_thread(process.wait, 20) in (0, -15)
+            slowest = max(slowest, time.monotonic() - begun)
             assert sum(len(client.ends) for client in four) > ended
             await until(lambda: all(client._connected.is_set() for client in four))
             await asyncio.to_thread(fleet.start_gateway, number)
@@ -285,6 +306,10 @@ async def test_a_rolling_restart_is_told_and_nobody_misses_anything(fleet: Fleet
             assert set(acknowledged) <= set(client.told)
             assert all(end == (True, 1001) for end in client.ends), client.ends
         assert sum(len(client.ends) for client in four) >= 4
+    record_property("restarts", 2 * rounds)
+    record_property("acknowledged meanwhile", len(acknowledged))
+    record_property("acknowledgements lost, frames missed, closes without a code", 0)
+    record_property("worst seconds until one had stopped", round(slowest, 1))
 
 
 def whole(client: Client) -> None:
