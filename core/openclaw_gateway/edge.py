@@ -39,10 +39,12 @@ class Edge(HttpToolsProtocol):
     settings: EdgeSettings
     #: the open connections of one listener, sockets included: all of them, and by the address of the peer
     census: Counter[str]
+    #: set where the server is about to stop: a client is told not to send its next request on this connection
+    leaving: bool
 
     @classmethod
     def for_settings(cls, settings: EdgeSettings) -> type[Edge]:
-        return type("Edge", (cls,), {"settings": settings, "census": Counter()})
+        return type("Edge", (cls,), {"settings": settings, "census": Counter(), "leaving": False})
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -185,6 +187,8 @@ class Edge(HttpToolsProtocol):
             self._ignoring = True
             return
         super().on_headers_complete()
+        if self.leaving and self.cycle is not None:
+            self.cycle.keep_alive = False
         self._phase = _BODY
         self._since = 0.0
 

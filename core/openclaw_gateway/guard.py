@@ -31,7 +31,7 @@ class Guard(Protocol):
         ...
 
     def chunk(self, data: bytes) -> None:
-        """Called with each piece of the body as it goes out. Must not wait."""
+        """Called with each piece of the body as it goes out, before any `on_chunk`. Must not wait."""
         ...
 
     async def leave(self) -> None:

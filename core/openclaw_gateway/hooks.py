@@ -158,10 +158,10 @@ def on_response(x: Exchange, head: ResponseHead) -> None:
 
 @hookspec
 def on_chunk(x: Exchange, data: bytes) -> bytes | None:
-    """Called for each body chunk that goes out, streams included, in reverse order of the pipeline.
+    """Called for each body chunk that goes out, streams and refusals included, in reverse order of the pipeline.
 
-    Return other bytes to replace it, None to leave it. Plain function only. A route whose responses carry
-    a Content-Length must keep the length.
+    Return other bytes to replace it, None to leave it. Plain function only. Whoever changes the length takes the
+    Content-Length away in `on_response`.
     """
 
 

@@ -51,16 +51,13 @@ class Response:
             if self._held is not None:
                 await self._begin(self._held)
             data = message.get("body", b"")
-            for call in x.route.chunk:
-                if call.index < self.entered:
-                    replaced = call.function(x, data)
-                    if replaced is not None:
-                        data = replaced
-                        message = {**message, "body": data}
             if x.guard is not None:
                 x.guard.chunk(data)
                 if last:
                     await x.guard.leave()
+            if x.route.chunk and (replaced := self._replaced(data)) is not data:
+                data = replaced
+                message = {**message, "body": data}
             x.outcome.bytes_sent += len(data)
             await self._send(message)
             if last:
@@ -94,9 +91,18 @@ class Response:
             self._x.guard.chunk(body)
             await self._x.guard.leave()
         await self._start({"type": "http.response.start", "status": status, "headers": headers})
+        body = self._replaced(body)
         self._x.outcome.bytes_sent += len(body)
         await self._send({"type": "http.response.body", "body": body})
         self.finished = True
+
+    def _replaced(self, data: bytes) -> bytes:
+        for call in self._x.route.chunk:
+            if call.index < self.entered:
+                replaced = call.function(self._x, data)
+                if replaced is not None:
+                    data = replaced
+        return data
 
     async def deny(self, reply: Reply | Refusal) -> None:
         """Refuse a WebSocket handshake before accept, as an HTTP answer where the server can."""

@@ -95,6 +95,7 @@ class Server(uvicorn.Server):
         logger.info("stopping: running requests have %gs", settings.drain_timeout)
         notify(STOPPING="1")
         self.gateway.begin_drain()
+        self.config.http_protocol_class.leaving = True  # type: ignore[attr-defined]
         if settings.lame_duck:
             await asyncio.sleep(settings.lame_duck)
         self.gateway.refuse_new_work()

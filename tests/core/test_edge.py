@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from small import CONFIG, TIERS
+from litestar.handlers import asgi
+from small import CONFIG, TIERS, Api
 
-from openclaw_gateway.testing import build, configuration, serving
+from openclaw_gateway.api import declared, hookimpl
+from openclaw_gateway.testing import build, configuration, served, serving
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -148,3 +152,92 @@ async def test_connections_of_one_address_are_capped_and_freed(port: int) -> Non
     writer.write(GOOD)
     assert b" 200 " in await reader.readline()
     writer.close()
+
+
+async def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = asyncio.Event()
+
+    def routes(self: Api) -> list[Any]:
+        @asgi("/flood", copy_scope=False, **declared(access="public", methods=("GET",)))
+        async def flood(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            while (await asyncio.wait_for(_next(receive), 0.001)) != "http.disconnect":
+                await send({"type": "http.response.body", "body": b"x" * 65_536, "more_body": True})
+            gone.set()
+
+        return [flood]
+
+    async def _next(receive: Any) -> str:
+        try:
+            async with asyncio.timeout(0.0005):
+                return str((await receive())["type"])
+        except TimeoutError:
+            return ""
+
+    monkeypatch.setattr(Api, "routes", hookimpl(routes))
+    edit = {"gateway.edge": {"write_idle": "300ms"}, "gateway.pipeline": ["named"]}
+    path = configuration(tmp_path, toml=CONFIG, edit=edit, tiers={"basic": ""})
+    async with serving(build(path)) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.sendall(b"GET /flood HTTP/1.1\r\nHost: a\r\n\r\n")
+            async with asyncio.timeout(20):
+                await gone.wait()
+
+
+async def test_a_body_past_its_bound_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    edit = {"gateway.port": 0, "gateway.max_body": "1KB"}
+    async with served(build(configuration(tmp_path, edit=edit))) as server:
+        port = int(server.gateway.url.rsplit(":", 1)[1])
+        token = server.gateway.plugin("jwt").mint(organization="acme", user="ada", tier="teams")
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n".encode()
+        declared_ = await exchange(port, head + b"Content-Length: 5000\r\nConnection: close\r\n\r\n" + b"x" * 5000)
+        assert declared_.startswith(b"HTTP/1.1 413 "), declared_[:200]
+        chunk = b"258\r\n" + b"x" * 600 + b"\r\n"
+        chunked = await exchange(
+            port, head + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + chunk * 3 + b"0\r\n\r\n"
+        )
+        assert chunked.startswith(b"HTTP/1.1 413 "), chunked[:200]
+
+
+async def test_only_the_hosts_that_are_named_are_served(tmp_path: Path) -> None:
+    edit = {"gateway.edge": {"allowed_hosts": ["api.example.com"]}}
+    async with serving(build(configuration(tmp_path, toml=CONFIG, edit=edit, tiers=TIERS))) as url:
+        port = int(url.rsplit(":", 1)[1])
+        for host, status in ((b"api.example.com", 200), (b"API.example.com:443", 200), (b"evil.example", 400)):
+            request = b"GET /open HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n"
+            assert (await exchange(port, request)).startswith(f"HTTP/1.1 {status} ".encode()), host
+
+
+async def test_the_whole_number_of_connections_is_capped(tmp_path: Path) -> None:
+    edit = {"gateway.edge": {"max_connections": 3}}
+    async with serving(build(configuration(tmp_path, toml=CONFIG, edit=edit, tiers=TIERS))) as url:
+        port = int(url.rsplit(":", 1)[1])
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        assert (await exchange(port)).startswith(b"HTTP/1.1 503 ")
+        for _, writer in held:
+            writer.close()
+            await writer.wait_closed()
+        async with asyncio.timeout(10):
+            while not (await exchange(port, GOOD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))).startswith(
+                b"HTTP/1.1 200 "
+            ):
+                pass
+
+
+async def test_a_drain_tells_clients_to_come_back_on_another_connection(tmp_path: Path) -> None:
+    edit = {"gateway.lame_duck": "1s"}
+    async with served(build(configuration(tmp_path, toml=CONFIG, edit=edit, tiers=TIERS))) as server:
+        port = int(server.gateway.url.rsplit(":", 1)[1])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GOOD)
+        first = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(12)
+        assert b"connection: close" not in first
+        draining = asyncio.create_task(server.drain())
+        await asyncio.sleep(0)
+        writer.write(GOOD)
+        last = await reader.read()
+        assert last.startswith(b"HTTP/1.1 200 ") and b"connection: close" in last
+        writer.close()
+        await draining
