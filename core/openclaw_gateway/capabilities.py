@@ -6,22 +6,25 @@ checks that the named plugin satisfies it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 from openclaw_gateway.meters import Balance, Correction, Take
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from openclaw_gateway.exchange import Exchange
     from openclaw_gateway.facts import Principal
     from openclaw_gateway.refusals import Refusal
 
+
+T = TypeVar("T")
 
 # --- accounts -----------------------------------------------------------------------------------
 
@@ -181,4 +184,16 @@ class Database(Protocol):
         `operation` and `table` are labels of the query metrics. Driver errors become
         StoreUnavailable (503 for the client), an exhausted pool StoreBusy.
         """
+        ...
+
+    async def run(self, work: Callable[[Connection], T], *, operation: str, table: str) -> T:
+        """Do synchronous work that belongs to no tenant in a transaction of its own, where the store is.
+
+        On SQLite it is one switch of thread, where a transaction of statements takes several for each. It runs to
+        its end once it has begun. Raises as `transaction` does.
+        """
+        ...
+
+    async def inside(self, connection: AsyncConnection, work: Callable[[Connection], T]) -> T:
+        """Do synchronous work in the transaction that is open on `connection`, in one switch of thread."""
         ...

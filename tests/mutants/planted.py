@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 _ACCOUNTS = "plugins/openclaw_plugins/accounts"
+_DATABASE = "plugins/openclaw_plugins/database"
 _IDEMPOTENCY = "plugins/openclaw_plugins/idempotency"
 _CONTRACT = "tests/contracts/test_accounts.py::"
 _EVENTS = "tests/contracts/test_quota_events.py::"
@@ -76,14 +77,15 @@ PLANTED = (
         "the charge is committed beside the work instead of with it",
         f"{_ACCOUNTS}/sql.py",
         "        if transaction is None:\n            await self._lane.through(work)\n        else:\n"
-        "            await self._apply(transaction, [work])",
+        "            self._worked(*await self._database.inside(transaction, partial(self._work, [work])))",
         "        if transaction is None or transaction.dialect.name == 'postgresql':\n"
-        "            await self._lane.through(work)\n        else:\n            await self._apply(transaction, [work])",
+        "            await self._lane.through(work)\n        else:\n"
+        "            self._worked(*await self._database.inside(transaction, partial(self._work, [work])))",
         _CONTRACT + "test_a_commit_in_a_transaction_that_fails_charges_nothing[postgresql]",
     ),
     Planted(
         "the first work of a connection is outside its transaction",
-        f"{_ACCOUNTS}/driver.py",
+        f"{_DATABASE}/driver.py",
         "    engine.connect().close()\n    engine.dispose()\n    source.append(connection)",
         "    source.append(connection)",
         _CONTRACT + "test_the_first_work_of_a_connection_is_in_its_transaction_too[sqlite]",

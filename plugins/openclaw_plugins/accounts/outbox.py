@@ -16,7 +16,6 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, bindparam, delete, or_, select, update
 
 from openclaw_gateway.api import Database, GatewayError, Host, QuotaEvent
-from openclaw_plugins.accounts.driver import inside
 from openclaw_plugins.accounts.ledger import aware, clock
 from openclaw_plugins.accounts.tables import quota_events as table
 
@@ -60,12 +59,10 @@ class Outbox:
 
     async def deliver(self) -> int:
         """Deliver what is there; return how many events were claimed."""
-        async with self._database.transaction(None, operation="sweep", table=table.name) as connection:
-            claimed = await inside(connection, self._claimed)
+        claimed = await self._database.run(self._claimed, operation="sweep", table=table.name)
         told = [row["event_id"] for row in claimed if await self._tell(_event(row))]
         if told:
-            async with self._database.transaction(None, operation="sweep", table=table.name) as connection:
-                await inside(connection, lambda sync: _marked(sync, told))
+            await self._database.run(lambda sync: _marked(sync, told), operation="sweep", table=table.name)
         return len(claimed)
 
     def _claimed(self, connection: Connection) -> Sequence[RowMapping]:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
@@ -32,7 +33,6 @@ from openclaw_gateway.api import (
     needs,
 )
 from openclaw_plugins.accounts import ledger, outbox, reading
-from openclaw_plugins.accounts.driver import inside
 from openclaw_plugins.accounts.lane import Lane, Works
 from openclaw_plugins.accounts.ledger import COUNTS, Ledger, row_key
 from openclaw_plugins.accounts.outbox import Outbox
@@ -107,7 +107,7 @@ class SqlAccounts:
         if transaction is None:
             await self._lane.through(work)
         else:
-            await self._apply(transaction, [work])
+            self._worked(*await self._database.inside(transaction, partial(self._work, [work])))
 
     async def void(self, holds: Sequence[Hold]) -> None:
         if holds:
@@ -123,10 +123,9 @@ class SqlAccounts:
                 book.write()
 
         if transaction is not None:
-            await inside(transaction, end)
+            await self._database.inside(transaction, end)
             return
-        async with self._database.transaction(None, operation="update", table="openclaw_holds") as own:
-            await inside(own, end)
+        await self._database.run(end, operation="update", table="openclaw_holds")
 
     async def disown(self, organization: str, reference: str) -> bool:
         def end(connection: Connection) -> bool:
@@ -140,8 +139,7 @@ class SqlAccounts:
             book.write()
             return False
 
-        async with self._database.transaction(None, operation="update", table="openclaw_holds") as own:
-            return await inside(own, end)
+        return await self._database.run(end, operation="update", table="openclaw_holds")
 
     async def peek(self, organization: str, takes: Sequence[Take]) -> Sequence[Balance]:
         def keys_at(now: datetime) -> list[Key]:
@@ -162,12 +160,10 @@ class SqlAccounts:
                 for key, take in zip(keys_at(now), takes, strict=True)
             ]
 
-        async with self._database.transaction(None, operation="select", table="openclaw_usage") as connection:
-            return await inside(connection, look)
+        return await self._database.run(look, operation="select", table="openclaw_usage")
 
     async def standings(self) -> Sequence[Standing]:
-        async with self._database.transaction(None, operation="select", table="openclaw_usage") as connection:
-            return await inside(connection, reading.present)
+        return await self._database.run(reading.present, operation="select", table="openclaw_usage")
 
     @hookimpl
     @asynccontextmanager
@@ -197,8 +193,7 @@ class SqlAccounts:
             outbox.forget(connection, now)
             return given_back
 
-        async with self._database.transaction(None, operation="sweep", table="openclaw_holds") as own:
-            count = await inside(own, sweep)
+        count = await self._database.run(sweep, operation="sweep", table="openclaw_holds")
         self._expired.inc(count)
         return count
 
@@ -215,22 +210,22 @@ class SqlAccounts:
         return datetime.fromtimestamp(self._host.clock.now(), UTC)
 
     async def _transact(self, batch: Works) -> None:
-        async with self._database.transaction(None, operation="update", table="openclaw_usage") as connection:
-            await self._apply(connection, batch)
+        work = partial(self._work, batch)
+        self._worked(*await self._database.run(work, operation="update", table="openclaw_usage"))
 
-    async def _apply(self, connection: AsyncConnection, batch: Works) -> None:
-        def work(sync: Connection) -> tuple[int, bool]:
-            book = Ledger(sync)
-            book.lock(lambda now: (key for work in batch for key in work.keys(now)), self._guess())
-            # Settlements first: what they give back is free for the reservations beside them.
-            late = book.resolve((w for w in batch if isinstance(w, Settlement)), self._config.hold_ttl)
-            for one in batch:
-                if isinstance(one, Reservation):
-                    book.reserve(one, self._config.hold_ttl)
-            book.write()
-            return late, bool(book.events)
+    def _work(self, batch: Works, connection: Connection) -> tuple[int, bool]:
+        """Do a batch; return how many holds had been resolved before, and whether there are events to tell."""
+        book = Ledger(connection)
+        book.lock(lambda now: (key for work in batch for key in work.keys(now)), self._guess())
+        # Settlements first: what they give back is free for the reservations beside them.
+        late = book.resolve((w for w in batch if isinstance(w, Settlement)), self._config.hold_ttl)
+        for one in batch:
+            if isinstance(one, Reservation):
+                book.reserve(one, self._config.hold_ttl)
+        book.write()
+        return late, bool(book.events)
 
-        late, events = await inside(connection, work)
+    def _worked(self, late: int, events: bool) -> None:
         if late:
             self._late.inc(late)
             self._host.logger.warning("holds had been resolved before", extra={"fields": {"holds": late}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from openclaw_gateway.api import StartFailed
+
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "sqlite+aiosqlite": "sqlite+aiosqlite",
@@ -20,6 +23,9 @@ _DRIVERS = {
     "postgresql": "postgresql+asyncpg",
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
+
+#: one connection writes, and says so from the start: a transaction that began as a read could fail half-way
+BEGIN_TO_WRITE, BEGIN_TO_READ = "BEGIN IMMEDIATE", "BEGIN"
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +134,7 @@ def _sqlite(url: URL, options: Options, *, size: int, write: bool) -> AsyncEngin
     )
     # The driver's own idea of when a transaction begins is off: with it a write would start as a read and could
     # fail half-way. One connection writes, so writers of this process queue for it and never meet "locked".
-    begin = "BEGIN IMMEDIATE" if write else "BEGIN"
+    begin = BEGIN_TO_WRITE if write else BEGIN_TO_READ
 
     @event.listens_for(engine.sync_engine, "connect")
     def set_up(connection: Any, _: Any) -> None:
@@ -164,3 +170,12 @@ def _encode(value: Any) -> str:
 
 def _milliseconds(seconds: float) -> str:
     return str(max(1, int(seconds * 1000)))
+
+
+def made_private(file: Path) -> None:
+    """Make the file before SQLite does, closed to others; the -wal and -shm files take over its mode."""
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise StartFailed(f"the database file {file} cannot be opened: {error.strerror}") from error

@@ -6,16 +6,15 @@ table but Alembic's, never retries, and serves only on a schema that is exactly 
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from msgspec import Meta
-from prometheus_client import Counter, Gauge, Histogram
-from sqlalchemy import text
+from prometheus_client import Gauge
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
@@ -32,10 +31,22 @@ from openclaw_gateway.api import (
     hookimpl,
 )
 from openclaw_plugins.database import schema
-from openclaw_plugins.database.engines import Options, Pools, location, open_pools
-from openclaw_plugins.database.faults import kind_of, translated
+from openclaw_plugins.database.driver import in_one_step, inside
+from openclaw_plugins.database.engines import (
+    BEGIN_TO_READ,
+    BEGIN_TO_WRITE,
+    Options,
+    Pools,
+    location,
+    made_private,
+    open_pools,
+)
+from openclaw_plugins.database.faults import translated
 from openclaw_plugins.database.partitions import Partitions
 from openclaw_plugins.database.schema import SchemaState
+from openclaw_plugins.database.watched import Watched
+
+T = TypeVar("T")
 
 _TENANT = text("SELECT set_config('app.organization', :organization, true), set_config('app.system', :system, true)")
 
@@ -102,14 +113,7 @@ class SqlDatabase:
             retention=config.retention,
             logger=host.logger,
         )
-        self._duration = host.metric(
-            Histogram,
-            "database_query_duration_seconds",
-            "From the wait for a connection to the end of the transaction",
-            ("operation", "table"),
-            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-        )
-        self._errors = host.metric(Counter, "database_errors", "Transactions that failed", ("operation", "error_type"))
+        self._watched = Watched(host)
         self._active = host.metric(
             Gauge, "database_connections_active", "Connections in use", ("pool",), multiprocess_mode="sum"
         )
@@ -138,27 +142,29 @@ class SqlDatabase:
         `operation` is one of select, insert, update, delete, sweep. On SQLite select may only read, and anything
         else waits for the one writer; sweep has its own connections on PostgreSQL, so that load cannot starve it.
         """
-        started = self._host.clock.monotonic()
-        try:
+        with self._watched.transaction(operation, table):
             async with self._engine(operation).begin() as connection:
                 if self.shared:
                     system = "on" if organization is None else "off"
                     await connection.execute(_TENANT, {"organization": organization or "", "system": system})
                 yield connection
-        except Exception as error:
-            fault = translated(error)
-            if fault is None:
-                raise
-            self._errors.labels(operation, kind_of(fault, error)).inc()
-            raise fault from error
-        finally:
-            self._duration.labels(operation, table).observe(self._host.clock.monotonic() - started)
+
+    async def run(self, work: Callable[[Connection], T], *, operation: str, table: str) -> T:
+        if self.shared:
+            async with self.transaction(None, operation=operation, table=table) as connection:
+                return await connection.run_sync(work)
+        with self._watched.transaction(operation, table):
+            async with self._engine(operation).connect() as connection:
+                return await in_one_step(connection, BEGIN_TO_READ if operation == "select" else BEGIN_TO_WRITE, work)
+
+    async def inside(self, connection: AsyncConnection, work: Callable[[Connection], T]) -> T:
+        return await inside(connection, work)
 
     @hookimpl
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         if self.dialect == "sqlite":
-            _private(Path(str(self._url.database)))
+            made_private(Path(str(self._url.database)))
         self._pools = open_pools(self._url, self._options())
         for name, engine in self._pools.named():
             pool = engine.sync_engine.pool
@@ -198,7 +204,7 @@ class SqlDatabase:
     async def owner(self) -> AsyncIterator[AsyncConnection]:
         """Open a transaction for the schema's own commands, outside the pools and the application's role."""
         if self.dialect == "sqlite":
-            _private(Path(str(self._url.database)))
+            made_private(Path(str(self._url.database)))
         pools = open_pools(self._url, self._options(owner=True))
         try:
             async with pools.writer.begin() as connection:
@@ -285,12 +291,3 @@ class SqlDatabase:
         except Exception as error:
             raise translated(error) or error from error
         return {"dialect": self.dialect}
-
-
-def _private(file: Path) -> None:
-    """Make the file before SQLite does, closed to others; the -wal and -shm files take over its mode."""
-    try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise StartFailed(f"the database file {file} cannot be opened: {error.strerror}") from error

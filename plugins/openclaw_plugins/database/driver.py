@@ -1,0 +1,87 @@
+"""Runs the synchronous work of one transaction where its store is: inside SQLite's own thread, in one step.
+
+Awaited statement by statement, SQLite costs several switches of thread for each; the work is the same on every
+store, so here is the only place that knows the difference.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.pool import StaticPool
+
+T = TypeVar("T")
+
+#: the driver's connection → the same one as a synchronous connection, for use in the driver's thread alone
+_direct: WeakKeyDictionary[Any, Connection] = WeakKeyDictionary()
+
+
+async def inside(connection: AsyncConnection, work: Callable[[Connection], T]) -> T:
+    """Call `work` with the connection, in the transaction that is open on it; it neither begins nor ends one."""
+    if connection.dialect.name != "sqlite":
+        return await connection.run_sync(work)
+    driver = await _driver_of(connection)
+    result: T = await driver._execute(lambda: work(_direct_of(driver)))
+    return result
+
+
+async def in_one_step(connection: AsyncConnection, begin: str, work: Callable[[Connection], T]) -> T:
+    """Call `work` in a transaction of its own on a connection to SQLite: one switch of thread for all of it.
+
+    Once begun it runs to its end, whoever waits for it.
+    """
+    driver = await _driver_of(connection)
+
+    def step() -> T:
+        store: sqlite3.Connection = driver._conn
+        direct = _direct_of(driver)
+        statement = begin
+        try:
+            store.execute(statement)
+            try:
+                result = work(direct)
+                statement = "COMMIT"
+                store.execute(statement)
+            except BaseException:
+                store.rollback()
+                raise
+        except sqlite3.Error as error:
+            raise OperationalError(statement, None, error) from error
+        return result
+
+    found: T = await driver._execute(step)
+    return found
+
+
+async def _driver_of(connection: AsyncConnection) -> Any:
+    return (await connection.get_raw_connection()).driver_connection
+
+
+def _direct_of(driver: Any) -> Connection:
+    direct = _direct.get(driver)
+    if direct is None:
+        direct = _direct[driver] = _opened(driver._conn)
+    return direct
+
+
+def _opened(connection: Any) -> Connection:
+    source = [sqlite3.connect(":memory:")]
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: source[-1],
+        poolclass=StaticPool,
+        pool_reset_on_return=None,
+        hide_parameters=True,
+    )
+    # SQLAlchemy's first look at a store ends with a rollback: ours has a transaction open, so it looks elsewhere.
+    engine.connect().close()
+    engine.dispose()
+    source.append(connection)
+    # Never committed, rolled back or closed from here: the pool's side has begun the transaction and will end it.
+    return engine.connect()

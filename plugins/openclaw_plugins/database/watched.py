@@ -1,0 +1,41 @@
+"""Watches every transaction: how long it takes, how it fails, and that no driver's error goes past here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import Counter, Histogram
+
+from openclaw_gateway.api import Host
+from openclaw_plugins.database.faults import kind_of, translated
+
+
+class Watched:
+    """The metrics of one gateway's transactions."""
+
+    def __init__(self, host: Host) -> None:
+        self._monotonic = host.clock.monotonic
+        self._seconds = host.metric(
+            Histogram,
+            "database_query_duration_seconds",
+            "From the wait for a connection to the end of the transaction",
+            ("operation", "table"),
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+        )
+        self._errors = host.metric(Counter, "database_errors", "Transactions that failed", ("operation", "error_type"))
+
+    @contextmanager
+    def transaction(self, operation: str, table: str) -> Iterator[None]:
+        """Stand around one. Raises the gateway's own exceptions for a driver's."""
+        started = self._monotonic()
+        try:
+            yield
+        except Exception as error:
+            fault = translated(error)
+            if fault is None:
+                raise
+            self._errors.labels(operation, kind_of(fault, error)).inc()
+            raise fault from error
+        finally:
+            self._seconds.labels(operation, table).observe(self._monotonic() - started)
