@@ -20,6 +20,9 @@ from sqlalchemy import text
 from tool_loop_kit import CLIENT_TOOL, Round, call, model
 from upstreams import Pause, event
 
+from openclaw_gateway.assets import asset
+from openclaw_plugins.chat.tokens import prompt_estimate
+
 ASKED: Any = [{"role": "user", "content": "What is it?"}]
 LOOP = {"skills": ["act", "search"]}
 
@@ -35,9 +38,11 @@ async def acting(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
         await CLIENTS.pop().close()
 
 
-def looping(directory: Path, edit: dict[str, Any] | None = None, **loop: Any) -> AbstractAsyncContextManager[Place]:
+def looping(
+    directory: Path, edit: dict[str, Any] | None = None, *, tiers: dict[str, str] | None = None, **loop: Any
+) -> AbstractAsyncContextManager[Place]:
     settings = {f"plugins.chat.tool_loop.{key}": value for key, value in {**LOOP, **loop}.items()}
-    return place(directory, edit={**settings, **(edit or {})})
+    return place(directory, edit={**settings, **(edit or {})}, tiers=tiers)
 
 
 @pytest.fixture
@@ -74,14 +79,19 @@ def told(here: Place, round: int = -1) -> list[dict[str, Any]]:
     return [m for m in here.upstream.received[round].json["messages"] if m["role"] == "tool"]
 
 
-async def messages_used(here: Place) -> int:
+async def charged(here: Place, limit: str) -> int:
+    """How much of a limit is used, held amounts included."""
     database = here.gateway.plugin("database")
     async with database.transaction(None, operation="select", table="t") as connection:
         found = await connection.execute(
             text("SELECT coalesce(sum(used), 0) + coalesce(sum(held), 0) FROM openclaw_usage WHERE limit_name = :name"),
-            {"name": "quota.messages"},
+            {"name": limit},
         )
         return int(found.scalar() or 0)
+
+
+async def messages_used(here: Place) -> int:
+    return await charged(here, "quota.messages")
 
 
 async def until(condition: Any, within: float = 5.0) -> None:
@@ -453,6 +463,31 @@ async def test_it_works_in_anthropics_shape_too(here: Place, stream: bool) -> No
     assert message.stop_reason == "end_turn"
     assert (message.usage.input_tokens, message.usage.output_tokens) == (40, 4)
     assert len(await rows(here)) == 1
+
+
+async def test_tokens_are_charged_for_every_round_told_or_cut(tmp_path: Path) -> None:
+    tiers = {path.stem: path.read_text() for path in asset("tiers").glob("*.toml")}
+    tiers["open_source"] += '\n[quota.tokens]\nlimit = 100_000\nper = "month"\n'
+    async with looping(tmp_path, tiers=tiers) as here:
+        here.upstream.script = model(ACT, ANSWER)
+        await complete(here)
+        assert await charged(here, "quota.tokens") == 44
+        await raw(here)
+        assert await charged(here, "quota.tokens") == 88
+
+        first = model(ACT)
+        slow = [event(b'{"id":"x","choices":[{"index":0,"delta":{"content":"Soon"}}]}'), Pause(20)]
+        here.upstream.script = lambda received: first(received) if len(received.json["messages"]) == 1 else slow
+        stream = await client(here).chat.completions.create(model="slow", messages=ASKED, stream=True)
+        async for chunk in stream:
+            if chunk.choices and chunk.choices[0].delta.content == "\n\nSoon":
+                break
+        await stream.close()
+        estimate = prompt_estimate(here.upstream.received[-1].json)
+        async with asyncio.timeout(5):
+            while (now := await charged(here, "quota.tokens")) > 1_000:  # what it was admitted for is still held
+                await asyncio.sleep(0.02)
+        assert 88 + 12 + estimate < now < 88 + 12 + estimate + 30
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from openclaw_plugins.chat.attempts import Attempts
 from openclaw_plugins.chat.models import Models
 from openclaw_plugins.chat.offers import Offer, Offers, ToolLoopConfig
 from openclaw_plugins.chat.rounds import Round, Said
+from openclaw_plugins.chat.tokens import BYTES, prompt_estimate
 from openclaw_plugins.chat.tool_calls import ToolCalls
 
 _object = msgspec.json.Decoder(dict[str, Any]).decode
@@ -83,6 +84,7 @@ class ToolLoop:
         "_said",
         "_theirs",
         "_until",
+        "_untold",
         "metadata",
         "use",
     )
@@ -111,6 +113,8 @@ class ToolLoop:
         self._rounds = 0
         self._left = config.calls
         self._until = 0.0
+        #: whether some round's usage is not known
+        self._untold = False
         self.use = ModelUse(str(request["model"]), streamed=stream)
         #: what the answer, and the message that is stored of it, says beside its text
         self.metadata: dict[str, Any] = {}
@@ -139,7 +143,7 @@ class ToolLoop:
             return body
         message["content"] = "\n\n".join(texts) or None
         answer["choices"][0].update(message=message, finish_reason=self._reason(round))
-        return _encode({**answer, "usage": self._said.usage or None, **self._told()})
+        return _encode({**answer, "usage": self._usage(), **self._told()})
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yield chunks of all rounds as they come, and one end. Raises UpstreamFailed."""
@@ -160,8 +164,8 @@ class ToolLoop:
         if round.end is not None:
             round.end["choices"][0]["finish_reason"] = self._reason(round)
             yield _encode({**round.end, **self._told()})
-        if self._include_usage and self._said.usage:
-            yield _encode({**self._said.head, "choices": [], "usage": self._said.usage})
+        if self._include_usage and (usage := self._usage()) is not None:
+            yield _encode({**self._said.head, "choices": [], "usage": usage})
 
     def listen(self, note: Callable[[bytes], None]) -> None:
         """Let it tell how runs go, each state a comment of an event stream."""
@@ -219,10 +223,22 @@ class ToolLoop:
             mine.first_content = use.first_content
 
     def _count(self, round: Round) -> None:
+        """Add what a round took; estimated where it was cut, or its upstream says no numbers."""
         if round.usage:
             self._said.add_usage(round.usage)
-            self.use.prompt_tokens = self._said.usage.get("prompt_tokens")
-            self.use.completion_tokens = self._said.usage.get("completion_tokens")
+        else:
+            self._untold = True
+        prompt, answer = round.usage.get("prompt_tokens"), round.usage.get("completion_tokens")
+        if prompt is None or answer is None:
+            if not self._rounds and not round.mine:
+                return  # a turn of one round is told, or estimated, like any other
+            prompt, answer = prompt_estimate(self._request), -(-len(_encode(round.message())) // BYTES)
+        self.use.prompt_tokens = (self.use.prompt_tokens or 0) + prompt
+        self.use.completion_tokens = (self.use.completion_tokens or 0) + answer
+
+    def _usage(self) -> dict[str, Any] | None:
+        """What clients are told: the sum, or nothing where a part of it is not known."""
+        return None if self._untold else self._said.usage or None
 
     def _reason(self, round: Round) -> str | None:
         """Why the answer ended. A model that calls on and on was cut, like one that talks on and on."""
