@@ -42,7 +42,14 @@ class Part:
 
 def with_part(directory: Path, part: Part, edit: dict[str, Any] | None = None) -> Gateway:
     gateway = small_gateway(
-        directory, {"plugins.health.cache": "0s", "plugins.health.timeout": "200ms", **(edit or {})}
+        directory,
+        {
+            "plugins.health.cache": "0s",
+            "plugins.health.timeout": "200ms",
+            "plugins.health.fall": 1,
+            "plugins.health.rise": 1,
+            **(edit or {}),
+        },
     )
     gateway.health_checks.append(part.check)
     return gateway
@@ -147,6 +154,33 @@ async def test_a_check_that_hangs_is_answered_in_time_and_looked_at_anew(tmp_pat
         assert (await get(url, "/health/ready"))[0] == 200
 
 
+async def test_readiness_does_not_flap(tmp_path: Path) -> None:
+    part = Part()
+    edit = {"plugins.health.fall": 3, "plugins.health.rise": 2}
+
+    async def looks(url: str, *errors: BaseException | None) -> list[int]:
+        seen = []
+        for part.error in errors:
+            seen.append((await get(url, "/health/ready"))[0])
+        return seen
+
+    bad = StoreUnavailable("database", "gone")
+    async with serving(with_part(tmp_path, part, edit)) as url:
+        assert await looks(url, None, bad, bad, None, bad, bad) == [200] * 6
+        assert await looks(url, bad) == [503]
+        assert await looks(url, None, bad, None) == [503] * 3
+        # What it is now is told at once, and is not what the balancer is told.
+        assert (await get(url, "/health"))[1]["status"] == "healthy"
+        assert await looks(url, None) == [200]
+
+
+async def test_a_replica_that_starts_ill_is_not_ready(tmp_path: Path) -> None:
+    part = Part()
+    part.error = StoreUnavailable("database", "gone")
+    async with serving(with_part(tmp_path, part, {"plugins.health.fall": 3})) as url:
+        assert (await get(url, "/health/ready"))[0] == 503
+
+
 async def test_a_crowd_is_one_look_and_a_second_look_waits_for_the_cache(tmp_path: Path) -> None:
     part = Part()
     async with serving(with_part(tmp_path, part, {"plugins.health.cache": "10s"})) as url:
@@ -197,6 +231,7 @@ async def test_declared_services_are_asked(tmp_path: Path, required: bool, ready
     await site.start()
     port = runner.addresses[0][1]
     edit = {
+        "plugins.health.fall": 1,
         "plugins.health.cache": "0s",
         "targets.search.url": f"http://127.0.0.1:{port}/base/",
         "targets.search.health_path": "/well",

@@ -39,6 +39,16 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
+def seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Read an option that is a length of time, "10m" say; for `callback`."""
+    from openclaw_gateway.config.units import Duration
+
+    try:
+        return None if value is None else float(Duration.parse(value))
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
 def located(config: Path | None) -> tuple[Path, bool]:
     """Return the configuration file, and whether it is the embedded default for want of one."""
     if config is not None:

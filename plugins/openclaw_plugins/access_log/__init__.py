@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 from msgspec import Meta
 from prometheus_client import Counter
 
@@ -28,6 +29,7 @@ from openclaw_gateway.api import (
     PluginConfig,
     hookimpl,
 )
+from openclaw_plugins.access_log.levels import FILE, LEVELS, Levels
 from openclaw_plugins.access_log.lines import Ended, Form, HumanForm, JsonForm, Said
 from openclaw_plugins.access_log.redaction import Redaction
 from openclaw_plugins.access_log.sink import RotatedFile, Sink, StreamTarget, Target
@@ -36,6 +38,8 @@ __all__ = ["AccessLog"]
 
 #: loggers that write here while the gateway runs, and from which level at least
 _HEARD = {"openclaw": logging.DEBUG, "uvicorn.error": logging.WARNING, "asyncio": logging.WARNING}
+#: seconds between two looks for overrides
+_WATCH = 0.5
 _EVENTS = {"http": "request", "websocket": "websocket", "message": "message"}
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WEBSOCKET", "MESSAGE"})
 _current: ContextVar[Exchange | None] = ContextVar("openclaw_exchange", default=None)
@@ -71,7 +75,7 @@ class AccessLog:
         self._config = config
         self._host = host
         self._now = host.clock.now
-        self._level = getattr(logging, config.level.upper())
+        self._levels = Levels(LEVELS[config.level], host.data_dir / FILE, host.clock.now)
         dropped = host.metric(
             Counter, "log_lines_dropped_total", "Log lines lost to a full queue or to a target that fails"
         )
@@ -81,10 +85,12 @@ class AccessLog:
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         self._sink.start()
+        watching = asyncio.create_task(self._watch())
         try:
-            with _listening(_Handler(self._sink, self._level), self._level):
+            with _listening(_Handler(self._sink, self._levels), self._levels):
                 yield
         finally:
+            watching.cancel()
             if not await asyncio.to_thread(self._sink.stop):
                 self._host.logger.error("the log's target did not take its last lines in time")
 
@@ -99,7 +105,8 @@ class AccessLog:
     @hookimpl
     def on_complete(self, x: Exchange, outcome: Outcome) -> None:
         status = outcome.status
-        if (40 if status >= 500 else 30 if status >= 400 else 20) < self._level:
+        level = 40 if status >= 500 else 30 if status >= 400 else 20
+        if level < self._levels.least or level < self._levels.of(x):
             return
         principal = x.get(PRINCIPAL)
         self._sink.put(
@@ -126,6 +133,25 @@ class AccessLog:
             )
         )
 
+    async def _watch(self) -> None:
+        """Follow the overrides of an operator; a file that cannot be read changes nothing."""
+        logger, failing = self._host.logger, False
+        while True:
+            try:
+                if self._levels.refresh():
+                    # Whoever reads a log has to see that it changed.
+                    logging.getLogger("openclaw").setLevel(self._levels.least)
+                    level = logging.getLevelName(self._levels.least).lower()
+                    logger.warning(
+                        "what is logged has changed", extra={"fields": {"event": "log_level", "least": level}}
+                    )
+                failing = False
+            except (OSError, msgspec.DecodeError) as error:
+                if not failing:
+                    logger.warning("the overrides of log levels cannot be read", exc_info=error)
+                failing = True
+            await asyncio.sleep(_WATCH)
+
     def _form(self) -> Form:
         form = self._config.format
         if form == "auto":
@@ -142,11 +168,14 @@ class AccessLog:
 class _Handler(logging.Handler):
     """Hands what is logged to the sink; formats nothing but the message, which may hold what changes later."""
 
-    def __init__(self, sink: Sink, level: int) -> None:
-        super().__init__(level)
+    def __init__(self, sink: Sink, levels: Levels) -> None:
+        super().__init__(logging.DEBUG)
         self._sink = sink
+        self._levels = levels
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < self._levels.of(_current.get()):
+            return
         try:
             message = record.getMessage()
         except Exception:  # noqa: BLE001 - a wrong format string must not cost the line, nor the request
@@ -179,15 +208,15 @@ def _context(x: Exchange) -> dict[str, str | None]:
 
 
 @contextmanager
-def _listening(handler: logging.Handler, level: int) -> Iterator[None]:
+def _listening(handler: logging.Handler, levels: Levels) -> Iterator[None]:
     """Attach the handler to the loggers that we hear; on leaving all is as it was."""
     before = {}
     for name, least in _HEARD.items():
         logger = logging.getLogger(name)
-        before[name] = (logger.level, _Narrowed(handler, max(level, least)))
+        before[name] = (logger.level, _Narrowed(handler, least))
         logger.addHandler(before[name][1])
         if name == "openclaw":
-            logger.setLevel(level)
+            logger.setLevel(levels.least)
     try:
         yield
     finally:

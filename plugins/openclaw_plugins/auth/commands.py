@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from openclaw_gateway.cli.context import WRONG_USE, config_option, json_option, opened, print_json, table
+from openclaw_gateway.cli.context import WRONG_USE, config_option, json_option, opened, print_json, seconds, table
 
 if TYPE_CHECKING:
     from openclaw_gateway.api_keys import By, IssuedKey, KeyRecord
@@ -18,15 +18,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _NOT_DONE = 1
-
-
-def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    from openclaw_gateway.config.units import Duration
-
-    try:
-        return None if value is None else float(Duration.parse(value))
-    except ValueError as error:
-        raise click.BadParameter(str(error), ctx, param) from None
 
 
 @click.group()
@@ -40,7 +31,7 @@ def keys() -> None:
 @click.option("--tier", required=True, help="Tier, by the name of its file.")
 @click.option("--scope", "scopes", multiple=True, help="Scope to grant; may be given several times.")
 @click.option(
-    "--expires", callback=_seconds, metavar="D", help='How long the key is good, "90d" say; by default for ever.'
+    "--expires", callback=seconds, metavar="D", help='How long the key is good, "90d" say; by default for ever.'
 )
 @click.option("--name", help="A note by which to know the key again.")
 @config_option
@@ -105,7 +96,7 @@ def list_(org: str | None, config: Path | None, as_json: bool) -> None:
 @click.argument("id")
 @click.option(
     "--overlap",
-    callback=_seconds,
+    callback=seconds,
     default="24h",
     show_default=True,
     metavar="D",
@@ -151,7 +142,7 @@ def revoke(id: str, config: Path | None, as_json: bool) -> None:
 @click.option("--tier", required=True, help="Tier, by the name of its file.")
 @click.option("--scope", "scopes", multiple=True, help="Scope to grant; may be given several times.")
 @click.option(
-    "--ttl", callback=_seconds, default="1h", show_default=True, metavar="D", help="How long the token is good."
+    "--ttl", callback=seconds, default="1h", show_default=True, metavar="D", help="How long the token is good."
 )
 @config_option
 @json_option

@@ -77,6 +77,10 @@ class Health:
     class Config(PluginConfig, frozen=True, kw_only=True):
         timeout: Annotated[Duration, Meta(description="How long one check may take.")] = Duration(2)
         cache: Annotated[Duration, Meta(description="How long the result of a check is believed.")] = Duration(1)
+        fall: Annotated[
+            int, Meta(ge=1, description="Failures in a row after which a part that must be well turns readiness.")
+        ] = 2
+        rise: Annotated[int, Meta(ge=1, description="Successes in a row after which it turns back.")] = 2
         min_disk: Annotated[Size, Meta(description="Free space in data_dir below which health is degraded.")] = Size(
             100_000_000
         )
@@ -134,8 +138,8 @@ class Health:
         async def ready() -> Response[bytes]:
             if self._host.gateway.draining:
                 return _answer(Readiness("draining"), 503)
-            results = await self._results(gate="ready")
-            if all(result.status == "healthy" for result in results.values()):
+            await self._results(gate="ready")
+            if all(probe.well for probe in self._probes or () if probe.check.gate == "ready"):
                 return _answer(Readiness("ready"))
             return _answer(Readiness("unready"), 503)
 
@@ -181,7 +185,14 @@ class Health:
     async def _results(self, gate: str | None = None) -> dict[str, CheckResult]:
         if self._probes is None:
             self._probes = [
-                Probe(check, timeout=self._config.timeout, ttl=self._config.cache, logger=self._host.logger)
+                Probe(
+                    check,
+                    timeout=self._config.timeout,
+                    ttl=self._config.cache,
+                    fall=self._config.fall,
+                    rise=self._config.rise,
+                    logger=self._host.logger,
+                )
                 for check in self._host.gateway.health_checks
             ]
         asked = [probe for probe in self._probes if gate is None or probe.check.gate == gate]

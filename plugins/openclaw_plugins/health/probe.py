@@ -26,12 +26,36 @@ class Unwell(Exception):
 
 
 class Probe:
-    """Runs one check at most once at a time, and remembers its result for a moment."""
+    """Runs one check at most once at a time, and remembers its result for a moment.
 
-    __slots__ = ("_expires", "_last", "_logger", "_running", "_timeout", "_ttl", "check", "task")
+    `well` is the verdict that does not flap: it turns after `fall` failures in a row, and back after `rise` successes.
+    The first look decides by itself.
+    """
 
-    def __init__(self, check: HealthCheck, *, timeout: float, ttl: float, logger: logging.Logger) -> None:
+    __slots__ = (
+        "_against",
+        "_expires",
+        "_fall",
+        "_last",
+        "_logger",
+        "_rise",
+        "_running",
+        "_timeout",
+        "_ttl",
+        "check",
+        "task",
+        "well",
+    )
+
+    def __init__(
+        self, check: HealthCheck, *, timeout: float, ttl: float, fall: int, rise: int, logger: logging.Logger
+    ) -> None:
         self.check = check
+        self.well: bool | None = None
+        self._fall = fall
+        self._rise = rise
+        #: results in a row that speak against the verdict
+        self._against = 0
         self.task: asyncio.Task[CheckResult] | None = None
         self._running: asyncio.Future[Mapping[str, Any]] | None = None
         self._logger = logger
@@ -76,8 +100,16 @@ class Probe:
             facts=facts,
         )
         self._tell_of_change(result, cause)
+        self._settle(result.status == "healthy")
         self._last, self._expires = result, loop.time() + self._ttl
         return result
+
+    def _settle(self, healthy: bool) -> None:
+        if self.well is None:
+            self.well = healthy
+        self._against = 0 if healthy is self.well else self._against + 1
+        if self._against >= (self._rise if healthy else self._fall):
+            self.well, self._against = healthy, 0
 
     def _tell_of_change(self, result: CheckResult, cause: BaseException | None) -> None:
         before = self._last.status if self._last is not None else "healthy"
