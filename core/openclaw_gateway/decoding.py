@@ -25,11 +25,9 @@ _untyped = msgspec.json.Decoder()
 
 async def read_body(receive: Any, limit: int, headers: Any = ()) -> bytes:
     """Read a request body of at most `limit` bytes. Raises Refused (413), Disconnected."""
-    for name, value in headers:
-        if name == b"content-length":
-            if value.isdigit() and int(value) > limit:
-                raise Refused(payload_too_large(limit))
-            break
+    length = dict(headers).get(b"content-length", b"")
+    if length.isdigit() and int(length) > limit:
+        raise Refused(payload_too_large(limit))
     message = await receive()
     if message["type"] == "http.disconnect":
         raise Disconnected

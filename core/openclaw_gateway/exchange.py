@@ -56,11 +56,13 @@ class ResponseHead:
     def set(self, name: bytes, value: bytes) -> None:
         """Set a header (lower-case `name`), replacing what a handler gave under that name."""
         headers = self.headers
+        if name not in dict(headers):  # nearly always, and the look costs a loop of our own several times as much
+            headers.append((name, value))
+            return
         for i, (present, _) in enumerate(headers):
             if present == name:
                 headers[i] = (name, value)
                 return
-        headers.append((name, value))
 
 
 class Outcome:
@@ -88,6 +90,7 @@ class Exchange:
 
     __slots__ = (
         "_facts",
+        "_first",
         "client",
         "guard",
         "kind",
@@ -131,6 +134,8 @@ class Exchange:
         #: seconds by stage, where this exchange is one whose steps are timed
         self.timings: dict[str, float] | None = None
         self._facts: dict[Fact[Any], Any] = {}
+        #: request headers by name, of several the first; made when one is first asked for
+        self._first: dict[bytes, bytes] | None = None
 
     def __getitem__(self, fact: Fact[T]) -> T:
         value: T = self._facts[fact]
@@ -154,11 +159,9 @@ class Exchange:
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first request header called `name` (lower case), or None."""
-        for present, value in self.scope["headers"]:
-            if present == name:
-                found: bytes = value
-                return found
-        return None
+        if self._first is None:
+            self._first = dict(reversed(self.scope["headers"]))
+        return self._first.get(name)
 
     def headers(self, name: bytes) -> list[bytes]:
         """Return every request header called `name` (lower case), in order."""

@@ -51,6 +51,11 @@ class Receipt:
         """Reservations that nobody has resolved or taken yet."""
         return tuple(hold for _, hold in self._holds)
 
+    @property
+    def pending(self) -> bool:
+        """Whether there are such holds."""
+        return bool(self._holds)
+
     def take_holds(self, meter: str) -> tuple[Hold, ...]:
         """Hand over the holds of one meter to a caller who resolves them with his own work."""
         taken = [(a, hold) for a, hold in self._holds if hold.take.limit.meter == meter]

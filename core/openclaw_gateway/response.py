@@ -63,7 +63,7 @@ class Response:
             if last:
                 self.finished = True
         elif kind == "http.response.start":
-            if x.receipt is not None and x.receipt.holds:
+            if x.receipt is not None and x.receipt.pending:
                 self._held = message
             else:
                 await self._begin(message)
@@ -151,7 +151,7 @@ class Response:
     async def _settle(self, status: int) -> None:
         """Resolve what is held before the last byte, so that a client never sees an answer ahead of its charge."""
         receipt = self._x.receipt
-        if receipt is None or not receipt.holds:
+        if receipt is None or not receipt.pending:
             return
         if status < 400:
             await receipt.commit()

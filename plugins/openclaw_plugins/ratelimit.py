@@ -177,7 +177,7 @@ class RateLimit:
                         (b"x-ratelimit-reset-" + what, _openai_duration(_reset(one))),
                     )
         # A handler hardly ever sets one of these: to look once is cheaper than to look for each.
-        if _OURS.isdisjoint([name for name, _ in head.headers]):
+        if _OURS.isdisjoint(dict(head.headers)):
             head.headers.extend(ours)
         else:
             for name, value in ours:
