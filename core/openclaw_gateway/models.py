@@ -13,7 +13,8 @@ from openclaw_gateway.exchange import Fact
 class ModelCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of a model: the client's body as it came, and what was read of it.
 
-    `body` is forwarded byte for byte where `upstream_model` equals the model that the client named.
+    `body` is forwarded byte for byte where `upstream_model` equals the model that the client named. `organization`
+    is the caller's, `session_id` the session of his that the turn belongs to, None for a call on its own.
     """
 
     model: str
@@ -25,6 +26,8 @@ class ModelCall(msgspec.Struct, frozen=True, kw_only=True):
     first_byte_timeout: float
     idle_timeout: float
     total_timeout: float
+    organization: str = ""
+    session_id: str | None = None
 
 
 @runtime_checkable

@@ -14,7 +14,9 @@ from prometheus_client import Counter, Gauge
 
 from openclaw_gateway.api import (
     MODEL_USE,
+    PRINCIPAL,
     REQUEST_ID,
+    SESSION_ID,
     TIER,
     Exchange,
     Host,
@@ -80,7 +82,7 @@ class Models:
         if MODEL_USE not in x:
             x[MODEL_USE] = use
         candidates = [
-            self._candidate(name, x.get(REQUEST_ID), body, request, stream=stream)
+            self._candidate(name, x, body, request, stream=stream)
             for name in self._orders[alias]
             if name == alias or name in usable
         ]
@@ -103,9 +105,7 @@ class Models:
     def card(self, alias: str) -> ModelCard:
         return ModelCard(id=alias, created=self._created, owned_by=self._models[alias].owned_by)
 
-    def _candidate(
-        self, alias: str, request_id: str | None, body: bytes, request: dict[str, Any], *, stream: bool
-    ) -> Candidate:
+    def _candidate(self, alias: str, x: Exchange, body: bytes, request: dict[str, Any], *, stream: bool) -> Candidate:
         model = self._models[alias]
 
         def call() -> ModelCall:
@@ -116,10 +116,12 @@ class Models:
                 body=forwarded(body, request, upstream_model),
                 request=request,
                 stream=stream,
-                request_id=request_id,
+                request_id=x.get(REQUEST_ID),
                 first_byte_timeout=model.timeouts.first_byte,
                 idle_timeout=model.timeouts.idle,
                 total_timeout=model.timeouts.total,
+                organization=x[PRINCIPAL].organization,
+                session_id=x.get(SESSION_ID),
             )
 
         return Candidate(alias, self._lanes[alias], model.retries, model.context, model.timeouts.first_byte, call)

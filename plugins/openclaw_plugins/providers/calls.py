@@ -48,14 +48,35 @@ class Callee(msgspec.Struct, frozen=True):
 class UpstreamCall:
     """Entered, it has been answered with a good status. Left, its connection is free again or closed."""
 
-    __slots__ = ("_answer", "_body", "_call", "_callee", "_done", "_operation", "_path", "_span", "_started", "times")
+    __slots__ = (
+        "_answer",
+        "_body",
+        "_call",
+        "_callee",
+        "_done",
+        "_headers",
+        "_operation",
+        "_path",
+        "_span",
+        "_started",
+        "times",
+    )
 
-    def __init__(self, callee: Callee, path: str, operation: str, call: ModelCall, body: bytes | None = None) -> None:
+    def __init__(
+        self,
+        callee: Callee,
+        path: str,
+        operation: str,
+        call: ModelCall,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self._callee = callee
         self._path = path
         self._operation = operation
         self._call = call
         self._body = call.body if body is None else body
+        self._headers = headers
         self._answer: Answer | None = None
         self._done = False
         self._started = time.perf_counter()
@@ -68,6 +89,8 @@ class UpstreamCall:
         headers = {"Accept": "text/event-stream" if call.stream else "application/json"}
         if call.request_id is not None:
             headers["x-request-id"] = call.request_id
+        if self._headers is not None:
+            headers.update(self._headers)
         if self._span is not None:
             headers.update(trace_headers(self._span))
         try:
@@ -146,8 +169,16 @@ class Streamed(UpstreamCall):
 
     __slots__ = ("_ended", "_reader")
 
-    def __init__(self, callee: Callee, path: str, call: ModelCall, body: bytes | None, longest: int) -> None:
-        super().__init__(callee, path, "stream", call, body)
+    def __init__(
+        self,
+        callee: Callee,
+        path: str,
+        call: ModelCall,
+        body: bytes | None,
+        longest: int,
+        headers: Mapping[str, str] | None,
+    ) -> None:
+        super().__init__(callee, path, "stream", call, body, headers)
         self._reader = EventReader(longest)
         self._ended = False
 

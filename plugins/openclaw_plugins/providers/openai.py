@@ -7,7 +7,7 @@ its first byte when all of it is generated: a model's `first_byte` bounds that t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, ClassVar
 
@@ -46,14 +46,14 @@ class OpenAI:
         return self._upstream.opened()
 
     async def complete(self, call: ModelCall) -> bytes:
-        return await self._upstream.whole("chat/completions", "chat", call, _Answer)
+        return await self._upstream.whole("chat/completions", "chat", call, _Answer, *self._sent(call))
 
     async def embed(self, call: ModelCall) -> bytes:
-        return await self._upstream.whole("embeddings", "embeddings", call, _Embeddings)
+        return await self._upstream.whole("embeddings", "embeddings", call, _Embeddings, *self._sent(call))
 
     async def stream(self, call: ModelCall) -> AsyncIterator[bytes]:
         progress = Progress(self._upstream.secrets)
-        async with self._upstream.streamed("chat/completions", call) as answer:
+        async with self._upstream.streamed("chat/completions", call, *self._sent(call)) as answer:
             while events := await answer.events():
                 for event in events:
                     data = progress.take(event)
@@ -65,3 +65,7 @@ class OpenAI:
                     return
             if not progress.whole:
                 raise broken("the stream was cut")
+
+    def _sent(self, call: ModelCall) -> tuple[bytes, Mapping[str, str] | None]:
+        """Return what is sent for a call: its body, and headers beside those of every call."""
+        return call.body, None

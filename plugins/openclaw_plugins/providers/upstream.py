@@ -94,10 +94,16 @@ class Upstream:
         return self._transport.opened()
 
     async def whole(
-        self, path: str, operation: str, call: ModelCall, shape: type[msgspec.Struct], body: bytes | None = None
+        self,
+        path: str,
+        operation: str,
+        call: ModelCall,
+        shape: type[msgspec.Struct],
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> bytes:
-        """Return the answer to a call that does not stream, which must be of `shape`."""
-        async with UpstreamCall(self._callee, path, operation, call, body) as asked:
+        """Return the answer to a call that does not stream, which must be of `shape`; `headers` are this call's own."""
+        async with UpstreamCall(self._callee, path, operation, call, body, headers) as asked:
             parts, size = [], 0
             while piece := await asked.read():
                 asked.times.begun = True
@@ -112,6 +118,8 @@ class Upstream:
                 raise broken("its answer cannot be read") from None
             return answer
 
-    def streamed(self, path: str, call: ModelCall, body: bytes | None = None) -> Streamed:
+    def streamed(
+        self, path: str, call: ModelCall, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Streamed:
         """Return a stream to be entered. What its reader raises within the block is this call's failure."""
-        return Streamed(self._callee, path, call, body, self._max_answer)
+        return Streamed(self._callee, path, call, body, self._max_answer, headers)
