@@ -11,6 +11,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -58,6 +59,7 @@ class Edge(HttpToolsProtocol):
         self._lost = False
         self._on_lost: Callable[[], None] | None = None
         self._piece = b""  # what is being parsed just now
+        self._upgraded = False  # whether a socket has taken over the connection
         self._ignoring = False  # whether the request at hand wishes for another protocol, and shall not have it
 
     # --- connection -----------------------------------------------------------------------------
@@ -78,7 +80,7 @@ class Edge(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         self._writes_again()
-        self._leave()
+        _leave(self.census, self._peer)
         self._lost = True
         super().connection_lost(exc)
         if self._on_lost is not None:
@@ -96,6 +98,8 @@ class Edge(HttpToolsProtocol):
         self._piece = data
         super().data_received(data)
         self._piece = b""
+        if self._upgraded:
+            return
         # A request that came in one piece is complete by now: only unfinished ones cost a timer.
         if self._phase == _IDLE:
             if self.cycle is None or self.cycle.response_complete:
@@ -120,7 +124,14 @@ class Edge(HttpToolsProtocol):
         # From here on the transport tells the socket when the connection ends, and nobody else.
         socket = self.transport.get_protocol()
         assert isinstance(socket, Socket)
-        socket.lost = self._leave
+        # It keeps nothing of this object: that would cost as much again for every open socket.
+        socket.lost = partial(_leave, self.census, self._peer)
+        self._upgraded = True
+        ended = cast("HttpParserUpgrade", sys.exception())
+        if ahead := self._piece[ended.args[0] :]:
+            socket.data_received(ahead)
+        base: Any = self
+        base.parser = base.scope = None  # both hold this object
 
     def _should_upgrade(self) -> bool:
         # RFC 6455 4.1: a handshake is a GET; on any other method the wish is ignored.
@@ -252,12 +263,6 @@ class Edge(HttpToolsProtocol):
         if self._phase == _IDLE and not self.transport.is_closing():
             self.transport.close()
 
-    def _leave(self) -> None:
-        self.census[_ALL] -= 1
-        self.census[self._peer] -= 1
-        if not self.census[self._peer]:
-            del self.census[self._peer]
-
     def _stall(self) -> None:
         # A peer that takes nothing for so long would hold memory and a turn for as long as it likes.
         self.transport.abort()
@@ -302,3 +307,10 @@ class Edge(HttpToolsProtocol):
         lines += [name + b": " + value + b"\r\n" for name, value in (*headers, (b"connection", b"close"))]
         self.transport.write(b"".join([*lines, b"\r\n", body]))
         self.transport.close()
+
+
+def _leave(census: Counter[str], peer: str) -> None:
+    census[_ALL] -= 1
+    census[peer] -= 1
+    if not census[peer]:
+        del census[peer]

@@ -248,7 +248,7 @@ class Runner:
             if reply is None:
                 reply = refusal
             if reply is None:
-                await self._app(scope, receive, response)
+                await (route.direct or self._app)(scope, receive, response)
             else:
                 await response.deny(reply)
         except asyncio.CancelledError:

@@ -5,6 +5,8 @@ It decides no close code that the gateway could decide; it only sees to it that 
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,8 @@ from websockets.protocol import State
 _CLOSING = 5.0
 #: bytes in the transport past which a sender waits; the queue that is counted stands before it
 _BUFFER = 16 * 1024
+#: bytes that a client may send ahead of our answer to its handshake before it is read no further
+_AHEAD = 64 * 1024
 _UNREADABLE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -30,6 +34,12 @@ class Socket(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self.close_timeout = _CLOSING
         self._failed = False
+        #: what came behind the handshake, before it was answered
+        self._ahead = b""
+        # An idle connection is one of thousands, and each empty deque of the base's takes 600 bytes of it.
+        base: Any = self
+        base.queue = _Inbox()
+        base.writable = _Gate()
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -44,7 +54,7 @@ class Socket(WebSocketsSansIOProtocol):
         if message["type"] != "websocket.close":
             await super().send(message)
             if message["type"] == "websocket.accept":
-                del self.response  # it has been sent, and thousands of sockets would keep theirs
+                self._let_in()
             elif message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
                 self.handshake_complete = True  # it was refused; the base would log that as an error of ours
             return
@@ -60,8 +70,26 @@ class Socket(WebSocketsSansIOProtocol):
             self.lost()
         super().connection_lost(exc)
 
+    def _let_in(self) -> None:
+        # The handshake is over; thousands of sockets would keep theirs, the parser within its stack too.
+        del self.request, self.response
+        if self.conn.state is not State.OPEN:
+            return  # the peer left meanwhile
+        self.conn.parser = self.conn.parse()
+        next(self.conn.parser)
+        if self._ahead:
+            ahead, self._ahead = self._ahead, b""
+            self.transport.resume_reading()
+            self.data_received(ahead)
+
     def data_received(self, data: bytes) -> None:
         if self._failed:
+            return
+        if self.handshake_initiated and not self.handshake_complete:
+            # A client should have waited (RFC 6455 4.1). Nothing of it is read, or answered, before it is let in.
+            self._ahead += data
+            if len(self._ahead) > _AHEAD:
+                self.transport.pause_reading()
             return
         super().data_received(data)
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
@@ -107,13 +135,7 @@ class Socket(WebSocketsSansIOProtocol):
         """
         self._failed = True
         self.stop_keepalive()
-        if self.conn.close_sent is None:
-            # It did so before it was let in: there is no frame to say it in yet.
-            self.handshake_complete = self.close_sent = True
-            self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.PROTOCOL_ERROR})
-            self.transport.write(_UNREADABLE)
-            self.transport.close()
-            return
+        assert self.conn.close_sent is not None
         self.queue.put_nowait({"type": "websocket.disconnect", "code": self.conn.close_sent.code})
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
@@ -128,3 +150,57 @@ class Socket(WebSocketsSansIOProtocol):
         super().keepalive_timeout()
         # What a dead peer never acknowledged would keep a closed transport for many minutes.
         self.loop.call_later(self.close_timeout, self.transport.abort)
+
+
+class _Inbox:
+    """What the application has not taken yet; it takes from one task. Room is made only while something waits."""
+
+    __slots__ = ("_items", "_taker")
+
+    def __init__(self) -> None:
+        self._items: deque[Any] | None = None
+        self._taker: asyncio.Future[None] | None = None
+
+    def put_nowait(self, item: Any) -> None:
+        if self._items is None:
+            self._items = deque()
+        self._items.append(item)
+        if self._taker is not None and not self._taker.done():
+            self._taker.set_result(None)
+
+    def empty(self) -> bool:
+        return self._items is None
+
+    async def get(self) -> Any:
+        while self._items is None:
+            self._taker = asyncio.get_running_loop().create_future()
+            try:
+                await self._taker
+            finally:
+                self._taker = None
+        item = self._items.popleft()
+        if not self._items:
+            self._items = None
+        return item
+
+
+class _Gate:
+    """An event that is set nearly always, and costs nothing while it is."""
+
+    __slots__ = ("_shut",)
+
+    def __init__(self) -> None:
+        self._shut: asyncio.Event | None = None
+
+    def set(self) -> None:
+        if self._shut is not None:
+            self._shut.set()
+            self._shut = None
+
+    def clear(self) -> None:
+        if self._shut is None:
+            self._shut = asyncio.Event()
+
+    async def wait(self) -> None:
+        while self._shut is not None:
+            await self._shut.wait()

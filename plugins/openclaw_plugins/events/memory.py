@@ -93,13 +93,15 @@ class MemoryEvents:
         return log
 
     def _keep(self, log: _Log, event: Event) -> None:
+        if log.events is None:
+            log.events = deque()
         log.events.append(event)
         self._count(log, len(event.body))
         while log.events and (len(log.events) > self._config.keep or log.bytes > self._config.keep_bytes):
             self._count(log, -len(log.events.popleft().body))
         while self._kept.bytes > self._config.keep_bytes_in_all:
             key, other = next(iter(self._kept.logs.items()))
-            other.events.clear()
+            other.events = None
             self._count(other, -other.bytes)
             self._kept.logs[key] = self._kept.logs.pop(key)  # not met again before all others
 
@@ -151,7 +153,8 @@ class _Log:
     def __init__(self, head: int) -> None:
         #: the last seq that was given; what came before the log began is not known here
         self.head = head
-        self.events: deque[Event] = deque()
+        #: None until something is said: an empty deque takes 600 bytes, and most sessions rest
+        self.events: deque[Event] | None = None
         self.bytes = 0
         self.used = 0.0
         self.listeners: dict[_Listener, None] = {}
@@ -173,10 +176,11 @@ class _Listener:
         log = self._log
         if after > log.head:
             return None
-        oldest = log.events[0].seq if log.events else log.head + 1
+        events = log.events or ()
+        oldest = events[0].seq if events else log.head + 1
         if after + 1 < oldest and after < self.head:
             return None
-        return [event for event in log.events if after < event.seq <= self.head]
+        return [event for event in events if after < event.seq <= self.head]
 
     def close(self) -> None:
         if self in self._log.listeners:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qs
 
@@ -190,11 +190,12 @@ class Realtime:
                 resuming=after is not None,
             )
             organization = x[PRINCIPAL].organization
-            async with AsyncExitStack() as opening:
-                subscription = await self._events.subscribe(organization, session_id, connection.deliver)
-                opening.callback(subscription.close)
+            subscription = await self._events.subscribe(organization, session_id, connection.deliver)
+            try:
                 warnings = await listen(self._events, connection, mine, session_id)
-                opening.pop_all()
+            except BaseException:
+                subscription.close()
+                raise
         except Refused as error:
             await _deny(x, send, error.refusal)
             return
