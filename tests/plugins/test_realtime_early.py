@@ -89,8 +89,11 @@ async def test_nothing_of_it_is_answered_where_the_handshake_is_refused(here: Pl
 
 
 async def test_the_deadlines_of_requests_are_none_of_a_sockets(tmp_path: Path) -> None:
-    async with place(tmp_path, edit={"gateway.edge": {"first_byte": "200ms", "keep_alive": "200ms"}}) as here:
-        async with here.connect(await here.session()) as socket:
-            await asyncio.sleep(0.8)
-            await say(socket, "ping")
-            await said(socket, "pong")
+    edge = {"first_byte": "200ms", "keep_alive": "200ms"}
+    async with (
+        place(tmp_path, edit={"gateway.edge": edge}) as here,
+        here.connect(await here.session()) as socket,
+    ):
+        await asyncio.sleep(0.8)
+        await say(socket, "ping")
+        await said(socket, "pong")
