@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,13 @@ class SqliteKeys:
             raise StoreUnavailable("database", "down")
         async with self.engine.begin() as connection:
             yield connection
+
+    async def run(self, work: Callable[[sa.Connection], Any], *, operation: str, table: str) -> Any:
+        async with self.transaction(None, operation=operation, table=table) as connection:
+            return await self.inside(connection, work)
+
+    async def inside(self, connection: AsyncConnection, work: Callable[[sa.Connection], Any]) -> Any:
+        return await connection.run_sync(work)
 
 
 class Answers:
