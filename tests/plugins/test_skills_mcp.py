@@ -209,19 +209,16 @@ async def test_a_server_that_goes_away_takes_its_tools_along_until_it_is_back(tm
         assert (await execute(here, "demo.add", session, a=1, b=1))[1]["status"] == "completed"
 
 
-async def test_a_process_gets_the_environment_that_it_was_given(
+async def test_a_process_gets_the_environment_that_it_was_given_and_models_may_call_its_tools(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET_OF_THE_GATEWAY", "hunter2")
-    async with served(tmp_path, "stdio", tools=["env*"]) as here:
-        assert await names(here) == {"demo.environment": True}
+    loop = {"plugins.chat.tool_loop.skills": ["demo.a*"]}
+    async with served(tmp_path, "stdio", loop, tools=["env*", "add"]) as here:
+        assert await names(here) == {"demo.add": True, "demo.environment": True}
         _, body = await execute(here, "demo.environment", await here.session())
         assert set(body["result"]["structured"]["result"]) - {"LC_CTYPE", "PWD"} == {"PATH", "NOTES"}
 
-
-async def test_a_model_calls_a_tool_of_a_server(tmp_path: Path) -> None:
-    loop = {"plugins.chat.tool_loop.skills": ["demo.a*"]}
-    async with served(tmp_path, "stdio", loop) as here:
         here.upstream.script = model(Round(calls=[call("demo_add", a=20, b=22)]), Round("It is 42."))
         asked = {"model": "slow", "messages": [{"role": "user", "content": "add"}]}
         status, body = await here.ask("POST", "/v1/chat/completions", asked)

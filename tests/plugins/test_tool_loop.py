@@ -285,15 +285,6 @@ async def test_of_a_mixed_round_the_client_gets_its_calls_and_no_skill_is_run(he
     assert here.metric("tool_loop_turns_total", model="slow", end="client") == 1
 
 
-async def test_a_tool_of_the_clients_hides_a_skill_of_that_name(here: Place) -> None:
-    mine = {"type": "function", "function": {"name": "act", "parameters": {"type": "object"}}}
-    here.upstream.script = model(ACT)
-    answer = await complete(here, tools=[mine])
-    assert answer.choices[0].message.tool_calls[0].function.name == "act"
-    assert [t["function"]["name"] for t in here.upstream.received[0].json["tools"]] == ["act", "search"]
-    assert await rows(here) == []
-
-
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("tools", [[], [CLIENT_TOOL]])
 async def test_after_the_last_round_the_model_is_asked_without_skills(
@@ -350,26 +341,34 @@ async def test_a_large_result_is_cut_for_the_model_and_says_so(tmp_path: Path) -
         assert told(here)[0]["content"] == "did w\u00e4\u00e4\n[cut: 15 bytes in all]"
 
 
-async def test_a_forced_call_is_forced_once(here: Place) -> None:
-    here.upstream.script = model(ACT, ANSWER)
-    forced = {"type": "function", "function": {"name": "act"}}
-    await complete(here, tool_choice=forced)
-    assert [received.json["tool_choice"] for received in here.upstream.received] == [forced, "auto"]
+async def test_what_a_request_says_of_tools_holds(here: Place) -> None:
+    received = here.upstream.received
+    # a tool of the client's hides a skill of that name
+    mine = {"type": "function", "function": {"name": "act", "parameters": {"type": "object"}}}
+    here.upstream.script = model(ACT)
+    answer = await complete(here, tools=[mine])
+    assert answer.choices[0].message.tool_calls[0].function.name == "act"
+    assert [tool["function"]["name"] for tool in received[0].json["tools"]] == ["act", "search"]
+    assert await rows(here) == []
 
-
-async def test_who_wants_no_tools_or_several_answers_gets_no_loop(here: Place) -> None:
+    # who wants no tools, or several answers, gets no loop
     here.upstream.script = model(ANSWER)
     for more in ({"tool_choice": "none", "tools": [CLIENT_TOOL]}, {"n": 2}):
         await complete(here, **more)
-        offered = here.upstream.received[-1].json.get("tools", [])
-        assert "act" not in [tool["function"]["name"] for tool in offered]
+        assert "act" not in [tool["function"]["name"] for tool in received[-1].json.get("tools", [])]
 
-
-async def test_a_call_that_was_cut_is_not_run(here: Place) -> None:
+    # a call that was cut is not run
     here.upstream.script = model(Round("Long", calls=[call("act", how="x")], finish="length"))
     answer = await complete(here)
     assert (answer.choices[0].finish_reason, answer.choices[0].message.tool_calls) == ("length", None)
     assert await rows(here) == []
+
+    # a call that is forced is forced once
+    here.upstream.script = model(ACT, ANSWER)
+    forced = {"type": "function", "function": {"name": "act"}}
+    await complete(here, tool_choice=forced)
+    assert [each.json["tool_choice"] for each in received[-2:]] == [forced, "auto"]
+    assert len(await rows(here)) == 1
 
 
 async def test_off_by_default_and_for_other_models(tmp_path: Path) -> None:

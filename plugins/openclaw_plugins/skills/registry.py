@@ -42,16 +42,21 @@ class Registry:
         self._offered: dict[frozenset[str] | None, Sequence[SkillInfo]] = {}
 
     def fill(self, sources: Iterable[tuple[str, SkillSource]], logger: logging.Logger) -> None:
-        """Ask every source. Raises StartFailed for a skill whose schema is none."""
-        self._known, self._offered = {}, {}
+        """Ask every source, now or anew. Raises StartFailed for a skill whose schema is none."""
+        before, self._known, self._offered = self._known, {}, {}
         for id, source in sources:
             for skill in source.skills():
                 name = skill.info.name
                 if name in self._known:
-                    logger.warning("the skill %s of %s is hidden by an earlier one of that name", name, id)
+                    if not before:
+                        logger.warning("the skill %s of %s is hidden by an earlier one of that name", name, id)
                     continue
+                old = before.get(name)
                 try:
-                    self._known[name] = Known(skill, ParameterSchema(skill.info.parameters))
+                    # To check a schema takes long, and most are the same as before.
+                    same = old is not None and old.info.parameters == skill.info.parameters
+                    schema = old.schema if old is not None and same else ParameterSchema(skill.info.parameters)
+                    self._known[name] = Known(skill, schema)
                 except ValueError as error:
                     raise StartFailed(f"the skill {name!r} of {id!r} has no good schema: {error}") from error
 
