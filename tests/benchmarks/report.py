@@ -100,8 +100,8 @@ def _workers(run: Run) -> list[str]:
         "## Workers",
         "",
         "64 connections, on PostgreSQL and Valkey, each gateway on any core. The load, the upstream and the stores "
-        "have the same cores, so req/s cannot double here; requests for each second of CPU that the gateway got can stay "
-        "what they are, and then a core more is a core's worth of requests more.",
+        "have the same cores, so req/s cannot double here. Requests for each second of CPU that the gateway got can "
+        "stay what they are, and then a core more is a core's worth of requests more.",
         "",
         *_table(HEADER, rows(run.workers)),
         "",
