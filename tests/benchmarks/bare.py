@@ -1,6 +1,7 @@
 """What the gateway stands on, without the gateway: a raw ASGI echo and a bare Litestar route, on the same server.
 
-`python bare.py raw|litestar PORT` serves until it is ended. Both read the whole body and send it back.
+`python bare.py raw|litestar|websockets PORT` serves until it is ended. All read the whole body and send it back; the
+last is a WebSocket server of the library whose framing the gateway uses, with its defaults but for compression.
 """
 
 from __future__ import annotations
@@ -40,7 +41,29 @@ def litestar() -> Any:
     return Litestar([echo], openapi_config=None)
 
 
+def websockets(port: int) -> None:
+    """The floor of any WebSocket server in Python that keeps to the protocol."""
+    import asyncio
+
+    import uvloop
+    from websockets.asyncio.server import ServerConnection, serve
+
+    async def echo(socket: ServerConnection) -> None:
+        async for message in socket:
+            await socket.send(message)
+
+    async def run() -> None:
+        async with serve(echo, "127.0.0.1", port, compression=None) as server:
+            await server.serve_forever()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
+
 def main() -> None:
+    if sys.argv[1] == "websockets":
+        websockets(int(sys.argv[2]))
+        return
     app = raw if sys.argv[1] == "raw" else litestar()
     uvicorn.run(
         app, host="127.0.0.1", port=int(sys.argv[2]), loop="uvloop", http="httptools", lifespan="off",

@@ -16,11 +16,11 @@ from typing import Any
 
 from servers import free_port
 
-from benchmarks import peers
+from benchmarks import peers, sockets
 from benchmarks.inside import TIER
 from benchmarks.measure import Conditions, cold_start, help_time, rounds
 from benchmarks.parts import all_parts
-from benchmarks.report import Run, page, problems
+from benchmarks.report import Run, page, problems, with_sockets
 from benchmarks.subjects import Absent, Subject, bare, gateway, nginx, shared_stores, upstream
 from benchmarks.workers import Workers, all_workers
 from openclaw_gateway.testing import configuration
@@ -30,6 +30,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/reference/performance.md"
 
 def main() -> int:
     options = _options()
+    if options.sockets:
+        return _only_sockets(options.short)
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder, ExitStack() as stack:
         where = Path(folder)
         where.chmod(0o755)
@@ -43,6 +45,7 @@ def main() -> int:
             absent={},
             cold={},
             parts=[],
+            sockets=None,
             conditions=Conditions(),
         )
         _start(run, where, stack, options)
@@ -54,6 +57,9 @@ def main() -> int:
             run.parts = asyncio.run(all_parts(short=options.short, say=_say))
     if not options.only or options.only == "workers":
         run.workers = _workers(run)
+    if not options.only:
+        with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
+            run.sockets = sockets.measure(Path(folder), short=options.short, say=_say)
     text = page(run)
     sys.stdout.write(text)
     wrong = problems(run.samples, [s.name for s in run.subjects if s.ours or s.name == "direct"])
@@ -66,9 +72,21 @@ def main() -> int:
     return 0
 
 
+def _only_sockets(short: bool) -> int:
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
+        found = sockets.measure(Path(folder), short=short, say=_say)
+    command = "python3 .ci/dev.py run python tests/benchmarks --sockets" + (" --short" if short else "")
+    text = with_sockets(PAGE.read_text(), found, command)
+    sys.stdout.write("\n".join(sockets.section(found)) + "\n")
+    PAGE.write_text(text)
+    _say(f"written: {PAGE}")
+    return 0
+
+
 def _options() -> Any:
     command = argparse.ArgumentParser(prog="tests/benchmarks", description=__doc__)
     command.add_argument("--short", action="store_true", help="two minutes, without peers; says less, and shows it")
+    command.add_argument("--sockets", action="store_true", help="sockets alone; writes their section of the page")
     command.add_argument("--rounds", type=int, help="rounds over all subjects")
     command.add_argument("--seconds", type=float, help="length of one window")
     command.add_argument("--only", help="subjects whose name holds this text, beside the direct call; prints only")

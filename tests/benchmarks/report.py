@@ -14,6 +14,7 @@ import msgspec
 from benchmarks.load import Sample
 from benchmarks.measure import BURST, PACED, PLAIN, Conditions, Samples, middle
 from benchmarks.parts import Part
+from benchmarks.sockets import Sockets, section
 from benchmarks.subjects import Subject
 from benchmarks.upstream import CHUNKS, PACE
 from benchmarks.workers import HEADER, Workers, rows
@@ -31,6 +32,9 @@ _VERSIONS = (
 )
 
 
+_SOCKETS = "## Sockets"
+
+
 class Run(msgspec.Struct, kw_only=True):
     """One run of the command."""
 
@@ -43,12 +47,26 @@ class Run(msgspec.Struct, kw_only=True):
     absent: dict[str, str]
     cold: dict[str, list[float]]
     parts: list[Part]
+    sockets: Sockets | None
     conditions: Conditions
     workers: list[Workers] = []
 
 
 def page(run: Run) -> str:
     """The whole page."""
+    text = _page(run)
+    return text if run.sockets is None else with_sockets(text, run.sockets, run.command)
+
+
+def with_sockets(page: str, found: Sockets, command: str) -> str:
+    """The page with this section on sockets in place of the one that it may have."""
+    before, _, after = page.partition(f"\n{_SOCKETS}\n")
+    _, mark, rest = after.partition("\n## ")
+    written = f"Written by `{command}`, {datetime.now(UTC):%Y-%m-%dT%H:%MZ}, {_machine()}."
+    return "\n".join([before, _SOCKETS, "", written, "", *section(found), ""]) + mark + rest
+
+
+def _page(run: Run) -> str:
     return "\n".join(
         [
             "# Performance",
@@ -109,12 +127,10 @@ def _workers(run: Run) -> list[str]:
 
 
 def _conditions(run: Run) -> list[str]:
-    cores = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
     foreign = run.conditions.foreign
     lines = [
         f"- When: {datetime.now(UTC):%Y-%m-%dT%H:%MZ}",
-        f"- Machine: {len(cores) or '?'} cores, {cores[0] if cores else platform.machine()}, {platform.system()} "
-        f"{platform.release()}; server on the first core, load, upstream and stores on the second",
+        f"- Machine: {_machine()}; server on the first core, load, upstream and stores on the second",
         f"- Python {platform.python_version()}; " + ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
         f"- {run.count} rounds over all subjects in turn, windows of {run.seconds:g} s, medians of the rounds; "
         "no randomness, so no seed: every request is the same",
@@ -127,6 +143,12 @@ def _conditions(run: Run) -> list[str]:
     lines += [f"- Absent: {name}: {why}" for name, why in run.absent.items()]
     lines += [f"- Failed: {problem}" for problem in problems(run.samples, [s.name for s in run.subjects])]
     return [*lines, ""]
+
+
+def _machine() -> str:
+    cores = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    processor = cores[0] if cores else platform.machine()
+    return f"{len(cores) or '?'} cores, {processor}, {platform.system()} {platform.release()}"
 
 
 def _plain(run: Run) -> list[str]:

@@ -122,7 +122,11 @@ def upstream() -> Iterator[Subject]:
 @contextmanager
 def bare(what: str, does: str) -> Iterator[Subject]:
     port = free_port()
-    names = {"raw": f"raw ASGI echo, uvicorn {version('uvicorn')}", "litestar": f"bare Litestar {version('litestar')}"}
+    names = {
+        "raw": f"raw ASGI echo, uvicorn {version('uvicorn')}",
+        "litestar": f"bare Litestar {version('litestar')}",
+        "websockets": f"bare websockets {version('websockets')}",
+    }
     with running([sys.executable, HERE / "bare.py", what, port], port) as pid:
         yield Subject(name=names[what], does=does, port=port, pids=[pid], streams=False)
 
@@ -187,7 +191,7 @@ def gateway(
 @contextmanager
 def shared_stores() -> Iterator[dict[str, Any]]:
     """PostgreSQL and Valkey beside the load; yields the edits that put a gateway on them."""
-    with _beside_the_load(), start_postgres("-c", "synchronous_commit=on") as postgres, start_valkey() as valkey:
+    with beside_the_load(), start_postgres("-c", "synchronous_commit=on") as postgres, start_valkey() as valkey:
         yield {
             "plugins.database.url": postgres.url(postgres.create()),
             "plugins.counters.use": "counters.redis",
@@ -197,7 +201,7 @@ def shared_stores() -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _beside_the_load() -> Iterator[None]:
+def beside_the_load() -> Iterator[None]:
     """What is started within stands on the core of the load."""
     before = os.sched_getaffinity(0)
     if LOAD_CORE is not None:
