@@ -7,7 +7,6 @@ ever taken for a request. It decides nothing about a well-formed request: that i
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -19,14 +18,12 @@ from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from openclaw_gateway.config.document import EdgeSettings
+from openclaw_gateway.framing import fault
 from openclaw_gateway.refusals import Refusal, of_edge
 from openclaw_gateway.sending import Sender
 from openclaw_gateway.sockets import Socket
 
 _IDLE, _HEADERS, _BODY = range(3)
-
-#: RFC 9112 3.2 wants exactly one valid Host; this is the syntax of RFC 3986 3.2.2 for names and addresses
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[(?=[^\]]*:)[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 
 #: beside the addresses in a census; no address is written so
 _ALL = "*"
@@ -170,30 +167,10 @@ class Edge(HttpToolsProtocol):
             self._break(431, "the request headers are too large")
 
     def on_headers_complete(self) -> None:
-        hosts = lengths = codings = 0
-        for name, value in self.headers:
-            if name == b"host":
-                hosts += 1
-                if _HOST.fullmatch(value) is None:
-                    self._break(400, "the Host header is not valid")
-                if self.settings.allowed_hosts and not self._allowed(value):
-                    self._break(400, "this host is not served here")
-            elif name == b"content-length":
-                lengths += 1
-            elif name == b"transfer-encoding":
-                codings += 1
-                if value.strip().lower() != b"chunked":
-                    self._break(400, "only the transfer coding chunked is understood")
-        version = self.parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            self._break(400, "only HTTP/1.1 and HTTP/1.0 are spoken here")
-        if hosts > 1 or (not hosts and version != "1.0"):
-            self._break(400, "exactly one Host header is needed")
-        if lengths > 1 or codings > 1 or (lengths and codings):
-            # RFC 9112 6.1: both together are how requests are smuggled past a proxy.
-            self._break(400, "the length of the request is ambiguous")
-        if self.parser.get_method() in (b"CONNECT", b"TRACE"):
-            self._break(405, "this method is not possible here")
+        parser = self.parser
+        found = fault(self.headers, parser.get_method(), parser.get_http_version(), self.settings.allowed_hosts)
+        if found is not None:
+            self._break(*found)
         if self.parser.should_upgrade() and not self._should_upgrade():
             self._ignoring = True
             return
@@ -278,10 +255,6 @@ class Edge(HttpToolsProtocol):
             self._stalled = None
 
     # --- refusals -------------------------------------------------------------------------------
-
-    def _allowed(self, host: bytes) -> bool:
-        name = host.decode("ascii").lower()
-        return name in self.settings.allowed_hosts or name.rsplit(":", 1)[0] in self.settings.allowed_hosts
 
     def _break(self, status: int, message: str) -> None:
         """Stop parsing: the parser turns what is raised here into a call of `send_400_response`."""

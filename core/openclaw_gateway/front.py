@@ -81,6 +81,8 @@ class Front:
 
         Raises ConfigError or StartFailed, and then nothing has changed.
         """
+        if self.gateway.draining:
+            raise StartFailed("the gateway is stopping")
         async with self._reloading:
             old = self._served
             before = old.gateway.layers
@@ -98,6 +100,8 @@ class Front:
             fresh.inherit(old.gateway)
             new = _Served(fresh)
             await new.open()
+            if old.gateway.draining:  # a stop was asked for meanwhile
+                fresh.begin_drain()
             self._served = new
             self._swapped(fresh)
             task = asyncio.create_task(self._retire(old))

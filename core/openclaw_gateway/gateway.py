@@ -75,7 +75,7 @@ class Gateway:
         self.started_at = time.time()
         #: whether a stop was asked for: readiness says no
         self.draining = False
-        #: where clients reach us, and operators; set by the server once it listens
+        #: where clients and operators reach us; set by the server once it listens
         self.url = f"http://{self.document.gateway.host}:{self.document.gateway.port}"
         self.operations_url: str | None = None
         self.clock: Clock = clock if clock is not None else SystemClock()
@@ -248,8 +248,7 @@ class Gateway:
         )
         findings += [
             Finding(
-                ("gateway", "pipeline"),
-                f"route {'/'.join(proof.route.methods)} {proof.route.path} is refused: {gap}",
+                ("gateway", "pipeline"), f"route {'/'.join(proof.route.methods)} {proof.route.path} is refused: {gap}"
             )
             for proof in proofs
             for gap in proof.gaps
@@ -278,8 +277,8 @@ class Gateway:
 
         stages = stage_seconds(self.registry)
         public = runner("public")
-        apart = runner("operations") if settings.operations is not None else public
-        return tuple(c.route for c in served), tuple(proofs), public, apart
+        operations = public if settings.operations is None else runner("operations")
+        return tuple(c.route for c in served), tuple(proofs), public, operations
 
     def _each(self, hook: str) -> list[Any]:
         return [found[hook]() for found in self._implementations.values() if hook in found]

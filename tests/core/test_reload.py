@@ -12,7 +12,7 @@ import pytest
 from fire.watch import Recorder, counts
 from small import CONFIG, TIERS
 
-from openclaw_gateway.errors import ConfigError
+from openclaw_gateway.errors import ConfigError, StartFailed
 from openclaw_gateway.testing import build, configuration, served
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -134,3 +134,12 @@ async def test_a_running_stream_ends_on_the_gateway_that_it_began_on(tmp_path: P
             assert await answer.content.read() == b"done"
         await asyncio.sleep(0.05)
         assert [o.status for o in named.outcomes] == [200]
+
+
+async def test_while_it_stops_nothing_is_reloaded(tmp_path: Path) -> None:
+    path = configuration(tmp_path, toml=CONFIG, tiers=TIERS)
+    async with served(build(path)) as server:
+        server.gateway.begin_drain()
+        with pytest.raises(StartFailed, match="stopping"):
+            await server.front.reload()
+        assert server.gateway.generation == 1
