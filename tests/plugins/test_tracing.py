@@ -295,3 +295,37 @@ async def development_key(gateway: Gateway) -> str:
     keys = gateway.plugin("api_key")
     made = await keys.create(organization="acme", user="ann", tier="open_source")
     return str(made.key)
+
+
+async def test_what_the_stores_do_for_an_exchange_is_in_its_trace(tmp_path: Path, valkey_url: str) -> None:
+    port = free_port()
+    async with receiving(port) as received:
+        pipeline = ["request_id", "tracing", "metrics", "auth", "tier", "ratelimit", "quota", "concurrency"]
+        edit = {
+            "gateway.pipeline": pipeline,
+            "plugins.tracing": {"endpoint": f"http://127.0.0.1:{port}"},
+            "plugins.access_log": None,
+            "plugins.counters.use": "counters.redis",
+            "plugins.redis": {"url": valkey_url, "prefix": "traced:"},
+        }
+        gateway = build(configuration(tmp_path, edit=edit))
+        async with serving(gateway) as url, aiohttp.ClientSession(url) as client:
+            headers = {"X-API-Key": await development_key(gateway), "traceparent": SAMPLED}
+            async with client.post("/api/v1/sessions", json={}, headers=headers) as response:
+                id = (await response.json())["sessionId"]
+            body = {"content": "a secret of the user"}
+            async with client.post(f"/api/v1/sessions/{id}/messages", json=body, headers=headers) as response:
+                assert response.status == 201
+        (server,) = await received.named("POST /api/v1/sessions/{session_id}/messages")
+        mine = [s for s in received.spans if s.parent_span_id == server.span_id]
+        script = next(s for s in mine if s.name == "EVALSHA")
+        assert attributes(script) == {"db.system.name": "redis", "db.operation.name": "EVALSHA"}
+        assert {"accounts reserve", "sessions append"} <= {s.name for s in mine}
+        (made,) = await received.named("POST /api/v1/sessions")
+        inserted = [s for s in received.spans if s.parent_span_id == made.span_id and s.name.startswith("INSERT")]
+        assert attributes(inserted[0]) == {
+            "db.system.name": "sqlite",
+            "db.operation.name": "INSERT",
+            "db.collection.name": "openclaw_sessions",
+        }
+    assert "secret of the user" not in str(received.spans) and id not in str([attributes(s) for s in mine])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 
-from openclaw_gateway.api import GatewayError, StoreBusy, StoreUnavailable
+from openclaw_gateway.api import GatewayError, StoreBusy, StoreUnavailable, end_span, start_span, traced
 from openclaw_plugins.accounts.work import Reservation, Settlement
 
 #: reservations and settlements of one transaction at most
@@ -31,14 +32,21 @@ class Lane:
 
     async def through(self, work: Reservation | Settlement) -> None:
         """Wait until the work is done. Raises what `apply` raised for it."""
+        span = start_span(f"accounts {work.verb}", kind="internal") if traced() else None
         self._enqueue(work)
+        failed = None
         try:
             await work.done
+        except GatewayError as error:
+            failed = type(error).__name__
+            raise
         except asyncio.CancelledError:
             # What is on its way is not called back: a reservation that nobody waits for is given back.
             work.abandoned = True
             self._give_back(work)
             raise
+        finally:
+            end_span(span, failed)
 
     async def ended(self) -> None:
         """Wait until nothing is on its way."""
@@ -48,7 +56,8 @@ class Lane:
     def _enqueue(self, work: Reservation | Settlement) -> None:
         self._waiting.append(work)
         if self._task is None:
-            self._task = asyncio.create_task(self._flush())
+            # In a context of nobody's: what it carries belongs to many exchanges, and to no one's trace.
+            self._task = asyncio.create_task(self._flush(), context=Context())
 
     def _give_back(self, work: Reservation | Settlement) -> None:
         if isinstance(work, Reservation) and work.holds:

@@ -19,6 +19,8 @@ class Work:
     """Something on its way through the lane, and who waits for it."""
 
     __slots__ = ("abandoned", "done")
+    #: what it is called in a trace
+    verb = "work"
 
     def __init__(self) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -36,6 +38,8 @@ class Work:
 class Reservation(Work):
     """A wish to hold; `balances` and `holds` are the answer."""
 
+    verb = "reserve"
+
     __slots__ = ("balances", "holds", "organization", "takes")
 
     def __init__(self, organization: str, takes: Sequence[Take]) -> None:
@@ -51,6 +55,8 @@ class Reservation(Work):
 
 class Settlement(Work):
     """Holds to be committed or voided."""
+
+    verb = "settle"
 
     __slots__ = ("holder", "holds", "how", "lives_until")
 

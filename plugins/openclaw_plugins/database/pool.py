@@ -113,7 +113,7 @@ class SqlDatabase:
             retention=config.retention,
             logger=host.logger,
         )
-        self._watched = Watched(host)
+        self._watched = Watched(host, self.dialect)
         self._active = host.metric(
             Gauge, "database_connections_active", "Connections in use", ("pool",), multiprocess_mode="sum"
         )

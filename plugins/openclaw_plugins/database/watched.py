@@ -1,4 +1,7 @@
-"""Watches every transaction: how long it takes, how it fails, and that no driver's error goes past here."""
+"""Watches every transaction: how long it takes, how it fails, and that no driver's error goes past here.
+
+Where the exchange is traced, a transaction is a span of its trace, by OpenTelemetry's conventions for databases.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ from contextlib import contextmanager
 
 from prometheus_client import Counter, Histogram
 
-from openclaw_gateway.api import Host
+from openclaw_gateway.api import Host, end_span, start_span, traced
 from openclaw_plugins.database.faults import kind_of, translated
 
 
 class Watched:
     """The metrics of one gateway's transactions."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, system: str) -> None:
+        self._system = system
         self._monotonic = host.clock.monotonic
         self._seconds = host.metric(
             Histogram,
@@ -29,13 +33,24 @@ class Watched:
     def transaction(self, operation: str, table: str) -> Iterator[None]:
         """Stand around one. Raises the gateway's own exceptions for a driver's."""
         started = self._monotonic()
+        span = start_span(f"{operation.upper()} {table}", self._attributes(operation, table)) if traced() else None
+        kind = None
         try:
             yield
         except Exception as error:
             fault = translated(error)
             if fault is None:
                 raise
-            self._errors.labels(operation, kind_of(fault, error)).inc()
+            kind = kind_of(fault, error)
+            self._errors.labels(operation, kind).inc()
             raise fault from error
         finally:
+            end_span(span, kind)
             self._seconds.labels(operation, table).observe(self._monotonic() - started)
+
+    def _attributes(self, operation: str, table: str) -> dict[str, str]:
+        return {
+            "db.system.name": self._system,
+            "db.operation.name": operation.upper(),
+            "db.collection.name": table,
+        }

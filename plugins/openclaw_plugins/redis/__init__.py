@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 from typing import Annotated, Any, ClassVar
@@ -28,7 +28,10 @@ from openclaw_gateway.api import (
     Secret,
     StartFailed,
     StoreUnavailable,
+    end_span,
     hookimpl,
+    start_span,
+    traced,
 )
 from openclaw_plugins.redis.feed import PubSub
 from openclaw_plugins.redis.line import Line, Settings
@@ -116,8 +119,11 @@ class RedisConnection:
     def prepare(self, script: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> Prepared:
         return ScriptCall(script, keys, arguments)
 
-    async def run(self, prepared: Prepared) -> Any:
+    def run(self, prepared: Prepared) -> Coroutine[Any, Any, Any]:
         assert isinstance(prepared, ScriptCall)
+        return self._traced("EVALSHA", self._run(prepared)) if traced() else self._run(prepared)
+
+    async def _run(self, prepared: ScriptCall) -> Any:
         line = self._open_nodes().holding(prepared.slot)
         reply = await line.send(prepared.packed, "evalsha")
         if type(reply) is hiredis.ReplyError:
@@ -128,7 +134,23 @@ class RedisConnection:
                 reply = await self._follow(reply, prepared.whole(), "eval")
         return reply
 
-    async def call(self, key: str | None, *command: str | bytes | int) -> Any:
+    def call(self, key: str | None, *command: str | bytes | int) -> Coroutine[Any, Any, Any]:
+        work = self._call(key, command)
+        return self._traced(str(command[0]).upper(), work) if traced() else work
+
+    async def _traced(self, operation: str, work: Coroutine[Any, Any, Any]) -> Any:
+        """Do it as a span of the exchange's trace; keys and values are nobody's to see there."""
+        span = start_span(operation, {"db.system.name": "redis", "db.operation.name": operation})
+        failed = None
+        try:
+            return await work
+        except StoreUnavailable as error:
+            failed = type(error).__name__
+            raise
+        finally:
+            end_span(span, failed)
+
+    async def _call(self, key: str | None, command: Sequence[str | bytes | int]) -> Any:
         packed, name = pack(*command), str(command[0]).lower()
         reply = await self._open_nodes().holding(slot_of(key)).send(packed, name)
         return await self._follow(reply, packed, name) if type(reply) is hiredis.ReplyError else reply

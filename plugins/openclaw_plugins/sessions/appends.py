@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import Context
 from typing import Any
 
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils import uuid7
 
-from openclaw_gateway.api import Accounts, Database, GatewayError, Hold, NewMessage, StoreBusy, StoreUnavailable
+from openclaw_gateway.api import (
+    Accounts,
+    Database,
+    GatewayError,
+    Hold,
+    NewMessage,
+    StoreBusy,
+    StoreUnavailable,
+    end_span,
+    start_span,
+    traced,
+)
 from openclaw_plugins.sessions.rows import alive
 from openclaw_plugins.sessions.tables import messages as messages_table
 from openclaw_plugins.sessions.tables import now
@@ -85,10 +97,19 @@ class Appends:
             waiting.append(append)
         else:
             self._waiting[organization] = [append]
-            lane = asyncio.create_task(self._flush(organization))
+            # In a context of nobody's: what it carries belongs to many exchanges, and to no one's trace.
+            lane = asyncio.create_task(self._flush(organization), context=Context())
             self._lanes.add(lane)
             lane.add_done_callback(self._lanes.discard)
-        await append.done
+        span = start_span("sessions append", kind="internal") if traced() else None
+        failed = None
+        try:
+            await append.done
+        except GatewayError as error:
+            failed = type(error).__name__
+            raise
+        finally:
+            end_span(span, failed)
         return append.rows
 
     async def ended(self) -> None:
