@@ -68,7 +68,7 @@ class ToolCalls:
                 _, late = await asyncio.wait(waiting, timeout=left)
                 for each in late:
                     runs[waiting[each]].cut()
-                await asyncio.wait(waiting)  # a run that is cut ends within its grace
+                await asyncio.wait(waiting)  # at once, or by its own time-out where a skill does not let go
             told.update({place: self._told(ended) for ended, place in waiting.items()})
         except BaseException:
             for run in runs.values():

@@ -20,7 +20,8 @@ from msgspec import Meta
 from prometheus_client import Counter, Histogram
 
 from openclaw_gateway.api import Duration, HealthCheck, Host, PluginConfig, Secret, Size, Skill, hookimpl
-from openclaw_plugins.skills.mcp_server import Bounds, McpServer, Numbers, Opened
+from openclaw_plugins.skills.mcp_server import Bounds, McpServer, Opened
+from openclaw_plugins.skills.mcp_tool import Numbers
 from openclaw_plugins.skills.places import BadPlace, place_of
 
 _NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,31}$")

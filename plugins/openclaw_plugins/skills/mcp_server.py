@@ -16,14 +16,14 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from prometheus_client import Counter, Histogram
 
-from openclaw_gateway.api import SkillCall, SkillFailed, SkillInfo
+from openclaw_gateway.api import SkillInfo
+from openclaw_plugins.skills.mcp_tool import LONGEST_ERROR, McpSkill, Numbers
 from openclaw_plugins.skills.parameters import ParameterSchema
 
 if TYPE_CHECKING:
     from mcp import Client
-    from mcp.types import CallToolResult, Tool
+    from mcp.types import Tool
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
@@ -32,7 +32,6 @@ _MOST_TOOLS = 128
 _MOST_NAMES = 256
 _MOST_PAGES = 20
 _LONGEST_DESCRIPTION = 1_024
-_LONGEST_ERROR = 500
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
 
 #: opens a transport; what it is given is called when the server says no more
@@ -46,13 +45,6 @@ class Bounds(msgspec.Struct, frozen=True):
     timeout: float
     connect: float
     refresh: float
-
-
-class Numbers(msgspec.Struct, frozen=True):
-    """How long calls of servers take, and how they fail."""
-
-    seconds: Histogram
-    errors: Counter
 
 
 class McpServer:
@@ -121,7 +113,7 @@ class McpServer:
         if self._problem != problem:
             self._logger.warning("mcp server %s is away: %s", self.name, problem)
         self._problem, self.client = problem, None
-        self._offer([McpSkill(self, skill.tool, skill.info, away=True) for skill in self.skills])
+        self._offer([McpSkill(self, skill.tool, skill.info, self.bounds.timeout, away=True) for skill in self.skills])
 
     async def _connection(self) -> None:
         """One connection, from its beginning to its loss."""
@@ -218,7 +210,7 @@ class McpServer:
                 except ValueError as error:
                     reason = f"no good schema: {error}"
             if reason is not None:
-                self._skipped.append(f"{name}: {reason}"[:_LONGEST_ERROR])
+                self._skipped.append(f"{name}: {reason}"[:LONGEST_ERROR])
                 continue
             self._names.add(name)
             info = SkillInfo(
@@ -228,7 +220,7 @@ class McpServer:
                 parameters=schema,
                 kind="mcp",
             )
-            skills[name] = McpSkill(self, tool.name, info)
+            skills[name] = McpSkill(self, tool.name, info, self.bounds.timeout)
         self._skipped = self._skipped[:_MOST_TOOLS]
         return list(skills.values())
 
@@ -236,74 +228,6 @@ class McpServer:
         if [skill.info for skill in skills] != [skill.info for skill in self.skills]:
             self.skills = skills
             self._changed()
-
-
-class McpSkill:
-    """One tool."""
-
-    def __init__(self, server: McpServer, tool: str, info: SkillInfo, *, away: bool = False) -> None:
-        self._server = server
-        self.tool = tool
-        self.timeout: float | None = server.bounds.timeout
-        if away:
-            info = msgspec.structs.replace(info, eligible=False, missing=(f"server:{server.name}",))
-        self.info = info
-
-    def check(self, params: Mapping[str, Any]) -> None:
-        """What fits the tool's schema is for the server to judge."""
-
-    async def run(self, call: SkillCall) -> Any:
-        server = self._server
-        seconds, error_type = time.perf_counter(), "cancelled"
-        try:
-            result = await self._call(call)
-            error_type = ""
-            return result
-        except SkillFailed as failed:
-            error_type = failed.error_type
-            raise
-        finally:
-            server.numbers.seconds.labels(server.name, "tool").observe(time.perf_counter() - seconds)
-            if error_type:
-                server.numbers.errors.labels(server.name, "tool", error_type).inc()
-
-    async def _call(self, call: SkillCall) -> Any:
-        from mcp.shared.exceptions import MCPError
-        from mcp.types import CONNECTION_CLOSED
-
-        client = self._server.client
-        if client is None:
-            raise SkillFailed("the server is away", error_type="unreachable")
-
-        async def progressed(progress: float, total: float | None, message: str | None) -> None:
-            call.progress(message or (f"{progress:g} of {total:g}" if total is not None else f"{progress:g}"))
-
-        try:
-            result = await client.call_tool(self.tool, dict(call.params), progress_callback=progressed)
-        except MCPError as error:
-            self._server.lost()
-            if error.code == CONNECTION_CLOSED:
-                raise SkillFailed("the connection to the server was lost", error_type="connection_lost") from error
-            message = f"the server refused the call: {error.message}"[:_LONGEST_ERROR]
-            raise SkillFailed(message, error_type="refused") from error
-        except Exception as error:
-            self._server.lost()
-            raise SkillFailed("the server's answer cannot be understood", error_type="malformed") from error
-        return _result(result)
-
-
-def _result(result: CallToolResult) -> Any:
-    """Texts as they are; of other content its kind, for no client of text can use it."""
-    parts = [
-        block.text if block.type == "text" else f"[{getattr(block, 'mime_type', None) or block.type}]"
-        for block in result.content
-    ]
-    text = "\n".join(parts)
-    if result.is_error:
-        raise SkillFailed(text[:_LONGEST_ERROR] or "the tool failed", error_type="tool")
-    if result.structured_content is None:
-        return {"text": text}
-    return {"text": text, "structured": result.structured_content}
 
 
 def _schema(tool: Tool) -> dict[str, Any]:
@@ -317,4 +241,4 @@ def _shown(error: BaseException) -> str:
     """Say what went wrong with a connection: the first cause of a group, without its trace."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
+    return f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
