@@ -73,6 +73,7 @@ class Pack:
             "plugins.counters.replicas": 2,
             "plugins.events.use": "events.redis",
             "plugins.ws_tickets.redis": "redis",
+            "plugins.sessions.sweep_every": "1s",
             **(edit or {}),
         }
         self.config = configuration(folder, edit=changes, tiers={"t": TIER})
@@ -130,6 +131,12 @@ class Pack:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
+
+    def post(self, path: str, body: Any) -> Any:
+        headers = {**self.headers, "Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers, method="POST")
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.load(answer)
 
     def health(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.get("/health", operations=True)[1])

@@ -71,6 +71,23 @@ def test_both_serve_on_one_port_and_any_shows_the_sum(pack: Pack) -> None:
     assert {total(series, "workers_serving") for series in after} == {2}
 
 
+def test_the_commands_take_it_and_a_job_is_done_once(pack: Pack) -> None:
+    assert pack.command("check").returncode == 0
+    told = json.loads(pack.command("info", "--json").stdout)
+    assert (told["workers"], told["listeners"]) == (2, [f"127.0.0.1:{pack.port}", f"127.0.0.1:{pack.operations}"])
+    before = pack.scrape()
+    sessions = 20
+    for _ in range(sessions):
+        pack.post("/api/v1/sessions", {"metadata": {}, "ttl": 1})
+    # Both sweep, and each session is ended by one of them; how many are active is read once and not added up.
+    name = "session_duration_seconds_count"
+    pack.until(lambda: total(pack.scrape(), name) >= total(before, name) + sessions)
+    after = pack.scrape()
+    assert total(after, name) == total(before, name) + sessions
+    assert total(after, "sessions_total") == total(before, "sessions_total") + sessions
+    assert total(after, "sessions_active") == 0
+
+
 def test_a_killed_worker_is_replaced_and_no_count_goes_down(pack: Pack) -> None:
     asked(pack, 20)
     before = pack.scrape()
