@@ -15,7 +15,7 @@ import pytest
 from openclaw_gateway.testing import build, configuration, serving
 from openclaw_plugins.access_log.lines import Ended, HumanForm, JsonForm, Said
 from openclaw_plugins.access_log.redaction import Redaction
-from openclaw_plugins.access_log.sink import RotatedFile, Sink
+from openclaw_plugins.access_log.sink import RotatedFile, Sink, StreamTarget
 
 from .test_redaction import canaries, pieces
 
@@ -55,9 +55,10 @@ class Held:
         self.free = threading.Event()
         self.data = b""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> int:
         self.free.wait(5)
         self.data += data
+        return len(data)
 
     def close(self) -> None:
         pass
@@ -140,30 +141,92 @@ def test_a_stuck_target_never_makes_a_caller_wait_and_losses_are_counted() -> No
     target.free.set()
 
 
-def test_a_full_disk_is_counted_and_later_lines_are_written_again() -> None:
-    class Full:
-        full = True
-        data = b""
+class Disk:
+    """Takes so many bytes, and then none until there is room again."""
 
-        def write(self, data: bytes) -> None:
-            if self.full:
-                raise OSError(28, "No space left on device")
-            self.data += data
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.data = b""
 
-        def close(self) -> None:
-            pass
+    def write(self, data: bytes) -> int:
+        taken = data[: self.room]
+        self.room -= len(taken)
+        self.data += taken
+        return len(taken)
 
-    target, lost = Full(), []
-    sink = Sink(lambda record: record, lambda: target, lost.append)
-    sink.start()
-    sink.put(b"one\n")
-    deadline = time.monotonic() + 5
-    while not lost and time.monotonic() < deadline:
-        time.sleep(0.01)
-    target.full = False
-    sink.put(b"two\n")
-    assert sink.stop()
-    assert (target.data, sum(lost)) == (b"two\n", 1)
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("room", "whole", "lost"),
+    [
+        (0, b"", 3),
+        (2, b"on\n", 3),
+        (4, b"one\n", 2),
+        (6, b"one\ntw\n", 2),
+        (8, b"one\ntwo\n", 1),
+        (13, b"one\ntwo\nthree\n", 1),
+    ],
+)
+def test_a_disk_that_fills_leaves_whole_lines_counts_the_rest_and_tells_of_it(
+    room: int, whole: bytes, lost: int
+) -> None:
+    """The last case fills in the very end of the last line: its newline is what is missing."""
+    disk, counted = Disk(room), []
+    sink = Sink(lambda record: record, lambda: disk, counted.append, loss=lambda n: b"%d lost\n" % n)
+    for line in (b"one\n", b"two\n", b"three\n"):
+        sink.put(line)
+    sink._write_batch(disk)
+    assert sum(counted) == lost
+    sink.put(b"four\n")
+    sink._write_batch(disk)  # still full: what is told of a loss is no line that is lost
+    assert sum(counted) == lost + 1
+    disk.room = 1_000
+    sink.put(b"five\n")
+    sink._write_batch(disk)
+    assert disk.data == whole + b"%d lost\nfive\n" % (lost + 1)
+    sink.put(b"six\n")
+    sink._write_batch(disk)
+    assert disk.data.endswith(b"five\nsix\n")
+    assert sum(counted) == lost + 1
+
+
+def test_a_full_device_and_a_pipe_that_nobody_reads_delay_nothing(tmp_path: Path) -> None:
+    """Real ones: /dev/full takes nothing, and a FIFO takes what its buffer holds and then blocks its writer."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for place in (Path("/dev/full"), pipe):
+        lost: list[float] = []
+        stream = place.open("wb", buffering=0)
+        sink = Sink(lambda record: record, lambda stream=stream: StreamTarget(stream), lost.append, capacity=100)
+        sink.start()
+        slowest = 0.0
+        for _ in range(3_000):
+            began = time.perf_counter()
+            sink.put(b"x" * 1_000 + b"\n")
+            slowest = max(slowest, time.perf_counter() - began)
+        deadline = time.monotonic() + 5
+        while not lost and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert lost and slowest < 0.2
+        if place is pipe:
+            os.close(reader)  # lets the writer go that hangs in it
+        sink.stop()
+        stream.close()
+
+
+def test_what_a_stream_could_not_take_is_not_written_later(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        target = StreamTarget(full)
+        assert target.write(b"lost\n") == 0
+        file = tmp_path / "file"
+        with file.open("wb") as good:
+            os.dup2(good.fileno(), full.fileno())
+            assert target.write(b"kept\n") == 5
+        target.close()
+    assert file.read_bytes() == b"kept\n"
 
 
 def test_a_record_that_cannot_be_encoded_loses_only_itself() -> None:

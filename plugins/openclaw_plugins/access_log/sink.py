@@ -21,15 +21,18 @@ _BATCH = 2_000
 class Target(Protocol):
     """Where bytes end."""
 
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> int:
+        """Return how many bytes it took: fewer than there are where it cannot take more now."""
+        ...
+
     def close(self) -> None: ...
 
 
 class Sink:
     """A bounded queue of records and the thread that encodes and writes them, every 50 ms in one piece.
 
-    `encode` turns a record into a line, in the thread. What does not fit into the queue, or cannot be
-    written, is counted by `dropped` and is gone.
+    `encode` turns a record into a line, in the thread. What does not fit into the queue, or cannot be written, is
+    counted by `dropped` and is gone; `loss` makes the record that tells of it, once lines are written again.
     """
 
     def __init__(
@@ -38,11 +41,17 @@ class Sink:
         open_target: Callable[[], Target],
         dropped: Callable[[float], None],
         *,
+        loss: Callable[[int], Any] | None = None,
         capacity: int = 20_000,
     ) -> None:
         self._encode = encode
         self._open_target = open_target
         self._dropped = dropped
+        self._loss = loss
+        #: lines that did not fit (counted by callers), lines that could not be written, and how many were told of
+        self._overflown = self._failed = self._told = 0
+        #: the target has taken a part of a line and not the rest
+        self._torn = False
         self._capacity = capacity
         self._records: deque[Any] = deque()
         self._stopping = threading.Event()
@@ -53,6 +62,7 @@ class Sink:
         if len(self._records) < self._capacity:
             self._records.append(record)
         else:
+            self._overflown += 1
             self._dropped(1)
 
     def start(self) -> None:
@@ -84,17 +94,51 @@ class Sink:
 
     def _write_batch(self, target: Target) -> None:
         lines: list[bytes] = []
+        lost = self._overflown + self._failed - self._told
+        if lost and self._loss is not None:
+            lines.append(self._encode(self._loss(lost)))
+        told = len(lines)
         while self._records and len(lines) < _BATCH:
             record = self._records.popleft()
             try:
                 lines.append(self._encode(record))
             except Exception:  # noqa: BLE001 - one record that cannot be encoded must not end the thread
-                self._dropped(1)
+                self._fail(1)
+        # Whoever reads the log finds a torn line alone, and not glued to the next one.
+        opening = b"\n" if self._torn else b""
+        data = opening + b"".join(lines)
         try:
-            target.write(b"".join(lines))
+            taken = target.write(data)
         except (OSError, ValueError):
-            # A full disk or a closed pipe: the next batch tries again.
-            self._dropped(len(lines))
+            taken = 0
+        if taken == len(data):
+            self._torn = False
+            self._told += lost if told else 0
+            return
+        # A full disk or a closed pipe: the next batch tries again.
+        end, whole = len(opening), 0
+        self._torn = self._torn and taken < end
+        for line in lines:
+            if end + len(line) > taken:
+                self._torn = self._torn or taken > end
+                break
+            end += len(line)
+            whole += 1
+        if told and whole:
+            self._told += lost
+        self._fail(len(lines) - max(whole, told))
+
+    def _fail(self, lines: int) -> None:
+        self._failed += lines
+        self._dropped(lines)
+
+
+def _write_all(fd: int, data: bytes) -> int:
+    view, taken = memoryview(data), 0
+    with contextlib.suppress(OSError):
+        while taken < len(data):
+            taken += os.write(fd, view[taken:])
+    return taken
 
 
 class StreamTarget:
@@ -102,10 +146,11 @@ class StreamTarget:
 
     def __init__(self, stream: BinaryIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr.buffer
-
-    def write(self, data: bytes) -> None:
-        self._stream.write(data)
         self._stream.flush()
+
+    def write(self, data: bytes) -> int:
+        # Past the stream's own buffer: what it cannot write it keeps, and writes after all when we have given up.
+        return _write_all(self._stream.fileno(), data)
 
     def close(self) -> None:
         self._stream.flush()
@@ -126,11 +171,9 @@ class RotatedFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._open()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> int:
         self._turn()
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        return _write_all(self._fd, data)
 
     def close(self) -> None:
         if self._fd >= 0:

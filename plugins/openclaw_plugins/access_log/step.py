@@ -79,7 +79,7 @@ class AccessLog:
         dropped = host.metric(
             Counter, "log_lines_dropped_total", "Log lines lost to a full queue or to a target that fails"
         )
-        self._sink = Sink(self._form(), self._target, dropped.inc)
+        self._sink = Sink(self._form(), self._target, dropped.inc, loss=self._told_of_loss)
 
     @hookimpl
     @asynccontextmanager
@@ -133,12 +133,18 @@ class AccessLog:
             )
         )
 
+    def _told_of_loss(self, lines: int) -> Said:
+        message = f"{lines} log line{'s were' if lines != 1 else ' was'} lost before this one"
+        fields = {"event": "log_lost", "lines": lines}
+        return Said(self._now(), logging.WARNING, self._host.logger.name, message, fields, {}, None)
+
     async def _watch(self) -> None:
         """Follow the overrides of an operator; a file that cannot be read changes nothing."""
         logger, failing = self._host.logger, False
         while True:
             try:
-                if self._levels.refresh():
+                # In a thread: a disk that does not answer must not hold up the loop.
+                if await asyncio.to_thread(self._levels.refresh):
                     # Whoever reads a log has to see that it changed.
                     logging.getLogger("openclaw").setLevel(self._levels.least)
                     level = logging.getLevelName(self._levels.least).lower()
