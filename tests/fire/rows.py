@@ -78,8 +78,8 @@ ROWS = (
         "racing requests with one idempotency key: charged, stored, sent to the model",
         "64,000 requests, each key once",
         (
-            "tests/fire/test_duplicates.py",
             "tests/plugins/test_idempotency.py::test_racing_duplicates_are_one_charge_one_turn_and_one_call",
+            "tests/plugins/test_idempotency.py::test_many_racing_duplicates",
         ),
     ),
     Row(

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fire.watch import Recorder
 
 from .planted import PLANTED, Planted
 
@@ -40,7 +41,7 @@ def test_the_guard_is_there_once(planted: Planted) -> None:
     [pytest.param(p, id=p.name, marks=() if p.quick else pytest.mark.long) for p in PLANTED],
 )
 @pytest.mark.timeout(300)
-def test_the_bug_is_noticed(planted: Planted, tree: Path) -> None:
+def test_the_bug_is_noticed(planted: Planted, tree: Path, record_property: Recorder) -> None:
     file = tree / planted.file
     whole = file.read_text()
     file.write_text(whole.replace(planted.guard, planted.bug))
@@ -48,7 +49,9 @@ def test_the_bug_is_noticed(planted: Planted, tree: Path) -> None:
         found = run(tree, planted.noticed_by)
     finally:
         file.write_text(whole)
+    record_property("planted", 1)
     assert found.returncode == 1 and " failed" in found.stdout, found.stdout[-3000:]
+    record_property("noticed", 1)
 
 
 @pytest.mark.long
