@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import importlib.util
 import re
 import sys
 import tomllib
@@ -16,6 +17,8 @@ LOCKS = sorted((ROOT / ".ci").glob("requirements*.lock"))
 OWN = {"openclaw_gateway", "openclaw_plugins"} | {"tests"} | {entry.stem for entry in ROOT.glob("tests/**/*")}
 # Litestar brings about twenty of these. A rise is a decision: raise the number together with the line that explains it.
 MOST_RUN_TIME_PACKAGES = 60
+#: packages whose `.pth` file runs code: none of those that run, and none of the tests but these
+STARTS: set[str] = set()
 TOP_LEVEL = {
     "LICENSE", "README.md", "core", "docs", "migrations", "monitoring", "openclaw.toml", "plugins", "pyproject.toml",
     "tests", "tiers",
@@ -152,3 +155,22 @@ def canonical(name: str) -> str:
 
 def numbers(version: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", version)]
+
+
+def test_the_bill_of_materials_is_that_of_the_lock() -> None:
+    spec = importlib.util.spec_from_file_location("sbom", ROOT / ".ci" / "sbom.py")
+    assert spec is not None and spec.loader is not None
+    sbom = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sbom)
+    assert sbom.SBOM.read_text() == sbom.text(), "write it anew: python3 .ci/dev.py run python .ci/sbom.py"
+    assert {one["name"] for one in sbom.document()["components"]} == locked("requirements.lock")
+
+
+def test_no_installed_package_runs_code_at_every_start() -> None:
+    """A `.pth` file may hold code that runs whenever Python does: only those that are known may be there."""
+    found = set()
+    for distribution in importlib.metadata.distributions():
+        for file in distribution.files or ():
+            if file.suffix == ".pth" and "import " in Path(str(file.locate())).read_text():
+                found.add(distribution.metadata["Name"])
+    assert found <= STARTS, found - STARTS

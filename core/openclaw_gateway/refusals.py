@@ -127,13 +127,14 @@ def not_found(message: str) -> Refusal:
 
 
 def method_not_allowed(method: str, allow: Iterable[str]) -> Refusal:
-    """405 with the `Allow` header."""
+    """405 with the `Allow` header. A WebSocket is opened by a GET: its route's own word is none of HTTP's."""
+    names = {"GET" if name == "WEBSOCKET" else name for name in allow}
     return Refusal(
         status=405,
         code="METHOD_NOT_ALLOWED",
         type="invalid_request_error",
         message=f"{method[:20]} is not possible here",
-        headers=((b"allow", ", ".join(sorted(allow)).encode()),),
+        headers=((b"allow", ", ".join(sorted(names)).encode()),),
     )
 
 

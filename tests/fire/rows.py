@@ -105,6 +105,12 @@ ROWS = (
         ("tests/fire/test_requests.py", "tests/fire/test_sockets.py", "tests/fire/test_configuration.py"),
     ),
     Row(
+        "schema",
+        "requests made of the OpenAPI document by another's tool: promises of the document broken",
+        "0, with all checks but one",
+        ("tests/fire/test_schema.py",),
+    ),
+    Row(
         "malformed-http",
         "malformed HTTP by name: smuggled requests, 5xx, hanging connections",
         "200 payloads: 0 / 0 / 0",
