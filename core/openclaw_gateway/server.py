@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,7 @@ import uvicorn
 
 from openclaw_gateway import listeners
 from openclaw_gateway.collecting import settle
+from openclaw_gateway.config.effective import FILE, leave
 from openclaw_gateway.edge import Edge
 from openclaw_gateway.front import Front, reload_and_report
 from openclaw_gateway.gateway import Gateway
@@ -42,6 +44,8 @@ class Server(uvicorn.Server):
         self.front = Front(gateway, swapped=self._renew)
         self._ready = ready
         self._drain: asyncio.Task[None] | None = None
+        #: where what is served is told to operators
+        self._left: Path | None = None
         self._public = list(public)
         self._operations = list(operations)
         tls = gateway.document.gateway.tls
@@ -78,7 +82,12 @@ class Server(uvicorn.Server):
         async with self.front.serving():
             settle()
             self.front.after_reload = settle
-            await self.serve()
+            self._left = self.gateway.config_dir / self.gateway.document.gateway.data_dir
+            leave(self.gateway, self._left)
+            try:
+                await self.serve()
+            finally:
+                (self._left / FILE).unlink(missing_ok=True)
             return 0 if self.started else 1
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -124,10 +133,15 @@ class Server(uvicorn.Server):
             self.servers.append(await loop.create_server(connection, sock=one, backlog=listeners.BACKLOG))
 
     def _renew(self, gateway: Gateway) -> None:
-        """Take the certificate of a configuration that serves from now on; boot has proved that it can be used."""
+        """Take the certificate of a configuration that serves from now on; boot has proved that it can be used.
+
+        And leave it where `config diff` finds it.
+        """
         tls = gateway.document.gateway.tls
         if tls is not None and self._context is not None:
             listeners.load_pair(self._context, tls, gateway.config_dir)
+        if self._left is not None:
+            leave(gateway, self._left)
 
 
 def _config(gateway: Gateway, app: Any) -> uvicorn.Config:

@@ -49,7 +49,7 @@ def _versions() -> Mapping[str, Any]:
 
 
 def _built(gateway: Gateway | None) -> Mapping[str, Any]:
-    from openclaw_gateway.cli.config import values
+    from openclaw_gateway.config.effective import values
 
     if gateway is None:
         return {}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
-import msgspec
 
-from openclaw_gateway.cli.context import config_option, json_option, load, print_json
+from openclaw_gateway.cli.context import PROBLEM_FOUND, WRONG_USE, config_option, json_option, load, print_json
+from openclaw_gateway.config.effective import left, standing, values
 
 
 @click.group()
@@ -52,49 +51,34 @@ def explain(config: Path | None, as_json: bool, key: str) -> None:
             click.echo(f"{name}: {value}")
 
 
-def values(gateway: Any) -> dict[str, dict[str, Any]]:
-    """Return every effective value by its dotted key, with its type and origin; never the text of a secret."""
-    found: dict[str, dict[str, Any]] = {}
+@config.command()
+@config_option
+@json_option
+def diff(config: Path | None, as_json: bool) -> None:
+    """Compare the files with what is served from them now; exit 1 where they differ.
 
-    def walk(struct: Any, keys: tuple[str, ...]) -> None:
-        for field in msgspec.structs.fields(struct):
-            value = getattr(struct, field.name)
-            path = (*keys, field.encode_name)
-            if isinstance(value, msgspec.Struct):
-                walk(value, path)
-            elif isinstance(value, dict) and keys == () and field.name != "plugins":
-                for name, item in value.items():
-                    walk(item, (*path, name))
-            elif field.name != "plugins" or keys:
-                found[".".join(path)] = _entry(gateway, path, value, field)
-
-    walk(gateway.document, ())
-    for definition in gateway.definitions:
-        if definition.config is not None:
-            walk(definition.config, ("plugins", definition.id))
-    return found
-
-
-def _entry(gateway: Any, path: tuple[str, ...], value: Any, field: Any) -> dict[str, Any]:
-    from openclaw_gateway.structs import describe
-
-    layers = gateway.layers
-    variable = layers.variables.get(path)
-    written = path in layers.file.positions
-    # Never the text of a variable or of a shadowed value: either may be a secret.
-    return {
-        "value": str(value),
-        "type": describe(field.type),
-        "origin": layers.origin(path) if written or variable is not None else "default",
-        "shadows": layers.file.origin(path) if variable is not None and written else None,
-        "description": _description(field.type),
-    }
-
-
-def _description(type: Any) -> str | None:
-    from typing import get_args
-
-    for meta in get_args(type)[1:]:
-        if isinstance(meta, msgspec.Meta) and meta.description:
-            return meta.description
-    return None
+    A secret is compared by where it is read from, not by its text.
+    """
+    gateway = load(config)
+    folder = gateway.config_dir / gateway.document.gateway.data_dir
+    served = left(folder)
+    if served is None:
+        click.echo(f"no gateway serves this configuration (nothing of one is in {folder})", err=True)
+        sys.exit(WRONG_USE)
+    now = standing(gateway)
+    changes = [
+        {"key": key, "served": served.get(key), "file": now.get(key)}
+        for key in sorted({*served, *now})
+        if served.get(key) != now.get(key)
+    ]
+    if as_json:
+        print_json({"changes": changes})
+    elif changes:
+        for change in changes:
+            click.echo(f"{change['key']}: {change['served'] or '-'} -> {change['file'] or '-'}")
+        click.echo(
+            f"{len(changes)} difference{'s' if len(changes) != 1 else ''}; `openclaw-gateway reload` serves the files"
+        )
+    else:
+        click.echo("the files are what is served")
+    sys.exit(PROBLEM_FOUND if changes else 0)

@@ -1,0 +1,71 @@
+"""`config diff` says what a reload would change: the files beside what a real process serves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from openclaw_gateway.cli import main
+from openclaw_gateway.config.effective import FILE
+from openclaw_gateway.testing import configuration
+
+COMMAND = (sys.executable, "-c", "from openclaw_gateway.cli import main; main()", "serve", "--config")
+
+
+def diff(path: Path, *more: str) -> Result:
+    return CliRunner().invoke(main, ["config", "diff", "--config", str(path), *more], catch_exceptions=False)
+
+
+async def until(holds: object) -> None:
+    async with asyncio.timeout(30):
+        while not holds():  # type: ignore[operator]
+            await asyncio.sleep(0.05)
+
+
+def change(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+async def test_what_a_reload_would_change_is_told_until_it_has(tmp_path: Path) -> None:
+    path = configuration(tmp_path, edit={"plugins.jwt.secret": "env:TOKEN_SECRET_OF_THE_TEST"})
+    os.environ["TOKEN_SECRET_OF_THE_TEST"] = "correct-horse-battery-staple-0123456789"
+    served = tmp_path / ".openclaw" / FILE
+    assert diff(path).exit_code == 2
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, str(path), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        await until(served.exists)
+        assert served.stat().st_mode & 0o777 == 0o600
+        assert "battery-staple" not in served.read_text()
+        same = diff(path)
+        assert (same.exit_code, same.output) == (0, "the files are what is served\n")
+
+        change(tmp_path / "tiers" / "teams.toml", "limit = 500", "limit = 600")
+        change(path, '"drain_timeout" = "30s"', '"drain_timeout" = "20s"')
+        changed = diff(path)
+        assert changed.exit_code == 1
+        assert changed.output.splitlines()[:2] == [
+            "gateway.drain_timeout: 30s -> 20s",
+            "tiers.teams.ratelimit.requests.limit: 500 -> 600",
+        ]
+        told = json.loads(diff(path, "--json").output)["changes"]
+        assert told[0] == {"key": "gateway.drain_timeout", "served": "30s", "file": "20s"}
+
+        before = served.stat().st_ino
+        process.send_signal(signal.SIGHUP)
+        await until(lambda: served.stat().st_ino != before)
+        assert diff(path).exit_code == 0
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+        del os.environ["TOKEN_SECRET_OF_THE_TEST"]
+    assert not served.exists()
