@@ -20,6 +20,10 @@ logger = logging.getLogger("openclaw.supervisor")
 
 #: a worker that has said nothing for so many seconds hangs, and is ended
 _SILENCE = 30.0
+#: the same for the time before its first word: a slow machine imports for long
+_START = 120.0
+#: bytes of one message; a report names every problem of a configuration
+_LINE = 2**24
 #: seconds for a worker to reload
 _RELOAD = 60.0
 
@@ -76,13 +80,15 @@ class Place:
                 pass_fds=(*public, *operations, theirs.fileno()),
                 start_new_session=True,
             )
-        reader, self._writer = await asyncio.open_connection(sock=ours)
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=_LINE)
+        patience = _START
         try:
             while True:
-                async with asyncio.timeout(_SILENCE):
+                async with asyncio.timeout(patience):
                     line = await reader.readline()
                 if not line:
                     break
+                patience = _SILENCE
                 self._hear(json.loads(line), hear)
         except TimeoutError:
             logger.error("worker %d says nothing any more and is killed", self.index)

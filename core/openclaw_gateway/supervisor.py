@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,12 @@ class Supervisor:
                 generation=self._generation,
             )
             began = time.monotonic()
-            code = await place.run(order, self._environ, self._hear)
+            try:
+                place.open()
+                how = _how(await place.run(order, self._environ, self._hear))
+            except OSError as error:  # no process to be had, or no address any more
+                how = (error.strerror or str(error)).lower()
+                place.ended.set()
             for token in [token for token, waited in self._asked.items() if place.index in waited]:
                 self._answered(token, place.index)
             if self._stopping.is_set():
@@ -135,18 +141,16 @@ class Supervisor:
             quick = 0 if time.monotonic() - began > _STEADY else min(quick + 1, len(_DELAYS) - 1)
             if quick:
                 place.close()
-            logger.error("worker %d ended (%s); the next is started in %gs", place.index, _how(code), _DELAYS[quick])
+            logger.error("worker %d ended (%s); the next is started in %gs", place.index, how, _DELAYS[quick])
             self._tell_states()
-            if quick and not await self._stopped_within(_DELAYS[quick]):
-                place.open()
+            if quick:
+                await self._pause(_DELAYS[quick])
 
-    async def _stopped_within(self, seconds: float) -> bool:
-        try:
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long, or until a stop."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
-        except TimeoutError:
-            return False
-        return True
 
     # --- what workers say -----------------------------------------------------------------------
 

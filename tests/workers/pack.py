@@ -63,7 +63,9 @@ class Pack:
         changes: dict[str, Any] = {
             "gateway.port": self.port,
             "gateway.workers": workers,
-            "gateway.drain_timeout": "10s",
+            # Longer than a busy machine takes for any of the tests.
+            "gateway.drain_timeout": "100s",
+            "gateway.edge": {"body_idle": "100s"},
             "gateway.operations": {"port": self.operations},
             "plugins.database.url": database,
             "plugins.database.auto_upgrade": True,

@@ -166,7 +166,7 @@ def test_a_stop_lets_what_runs_end_and_is_no_failure(pack: Pack) -> None:
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     running = []
     for _ in range(8):  # so many that both have some
-        connection = socket.create_connection(("127.0.0.1", pack.port), timeout=30)
+        connection = socket.create_connection(("127.0.0.1", pack.port), timeout=90)
         connection.sendall(head.encode() + body[:20])
         running.append(connection)
     pids = [state["pid"] for state in pack.workers()]
@@ -179,7 +179,7 @@ def test_a_stop_lets_what_runs_end_and_is_no_failure(pack: Pack) -> None:
         with connection, connection.makefile("rb") as reader:
             answer = reader.read()
         assert answer.startswith(b"HTTP/1.1 200 ") and b"the end" in answer
-    assert pack.process.wait(30) == 0
+    assert pack.process.wait(90) == 0
     assert not any(alive(pid) for pid in pids)
     assert not (pack.config.parent / ".openclaw" / "gateway.pid").exists()
     assert list((pack.config.parent / ".openclaw").glob("workers-*")) == []
@@ -191,8 +191,8 @@ def test_without_its_supervisor_a_worker_drains_and_ends(pack: Pack) -> None:
     pids = [state["pid"] for state in pack.workers()]
     assert pack.process is not None
     pack.process.kill()
-    pack.process.wait(30)
-    deadline = time.monotonic() + 30
+    pack.process.wait(90)
+    deadline = time.monotonic() + 60
     while any(alive(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -220,7 +220,7 @@ def test_one_that_cannot_start_stops_the_start(pack: Pack, tmp_path: Path) -> No
 
 # The last, for it leaves the gateway down.
 def test_the_second_signal_ends_at_once(pack: Pack) -> None:
-    connection = socket.create_connection(("127.0.0.1", pack.port), timeout=30)
+    connection = socket.create_connection(("127.0.0.1", pack.port), timeout=90)
     connection.sendall(
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: {pack.headers['Authorization']}\r\n".encode()
     )
@@ -230,6 +230,6 @@ def test_the_second_signal_ends_at_once(pack: Pack) -> None:
     pack.process.send_signal(signal.SIGINT)
     pack.until(lambda: refused(pack.port))
     pack.process.send_signal(signal.SIGINT)
-    assert pack.process.wait(30) == 0
-    assert time.monotonic() - began < 9  # of 10 seconds for what runs
+    assert pack.process.wait(90) == 0
+    assert time.monotonic() - began < 80  # of 100 seconds for what runs
     connection.close()
