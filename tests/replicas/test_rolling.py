@@ -39,7 +39,7 @@ http {{
         keepalive 16;
     }}
     server {{
-        listen 127.0.0.1:{port} reuseport backlog=1024;
+        listen 127.0.0.1:{port} backlog=1024;
         keepalive_requests 1000000;
         location / {{
             proxy_pass http://gateways;
@@ -117,7 +117,9 @@ async def test_a_rolling_restart_refuses_nothing_and_loses_nothing(fleet: Fleet,
 
     async def client(number: int) -> None:
         sent = 0
-        async with aiohttp.ClientSession(fleet.url, headers=fleet.headers) as http:
+        # nginx closes idle connections of clients when it is told of other servers: each request has one of its own.
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(fleet.url, headers=fleet.headers, connector=connector) as http:
             while not stop.is_set():
                 sent += 1
                 content = f"{number}/{sent}"
