@@ -18,10 +18,11 @@ from servers import free_port
 
 from benchmarks import peers, sockets
 from benchmarks.inside import TIER
-from benchmarks.measure import Conditions, cold_start, help_time, rounds
+from benchmarks.measure import Conditions, carried, cold_start, help_time, rounds
 from benchmarks.parts import all_parts
+from benchmarks.plots import plots
 from benchmarks.report import Run, page, problems, with_sockets
-from benchmarks.subjects import Absent, Subject, bare, gateway, nginx, shared_stores, upstream
+from benchmarks.subjects import Absent, Subject, bare, conventional, gateway, nginx, shared_stores, upstream
 from benchmarks.workers import Workers, all_workers
 from openclaw_gateway.testing import configuration
 
@@ -46,11 +47,13 @@ def main() -> int:
             cold={},
             parts=[],
             sockets=None,
+            carried={},
             conditions=Conditions(),
         )
         _start(run, where, stack, options)
         run.samples = rounds(run.subjects, count=run.count, seconds=run.seconds, conditions=run.conditions, say=_say)
         run.memory = {subject.name: subject.memory() for subject in run.subjects if subject.name != "direct"}
+        run.carried = carried(run.subjects, counts=(100, 300) if options.short else (100, 300, 1_000), say=_say)
         _say("cold start")
         run.cold = _cold(where, 3 if options.short else 5)
         if not options.only:
@@ -68,6 +71,8 @@ def main() -> int:
     if wrong or options.only:
         return 1 if wrong else 0
     PAGE.write_text(text)
+    for name, drawn in plots(run).items():
+        (PAGE.parent / name).write_text(drawn)
     _say(f"written: {PAGE}")
     return 0
 
@@ -112,6 +117,7 @@ def _start(run: Run, where: Path, stack: ExitStack, options: Any) -> None:
     add("nginx", lambda: nginx(where / "nginx", to))
     add("raw ASGI echo", lambda: bare("raw", "reads the body and sends it back"))
     add("bare Litestar", lambda: bare("litestar", "the same in one `@asgi` handler"))
+    add("conventional Litestar", lambda: conventional(to))
     rates = "key, tier, rates in memory, JSON log, metrics, proxied call"
     add("gateway, rates only", lambda: gateway(where / "rates", "gateway, rates only", rates, to, {}, quota=False))
     whole = f"{rates}, quota in SQLite"
@@ -125,9 +131,11 @@ def _start(run: Run, where: Path, stack: ExitStack, options: Any) -> None:
             name, does = "gateway, PostgreSQL and Valkey", "as embedded: rates in Valkey, quota in PostgreSQL"
             add(name, lambda: gateway(where / "shared", name, does, to, edits))
     if options.short:
-        run.absent["LiteLLM, Portkey, Express"] = "peers are part of the long form"
+        run.absent["Envoy, Caddy, LiteLLM, Portkey, Express"] = "peers are part of the long form"
         return
     home = options.peers_in or where / "peers"
+    add("Envoy", lambda: peers.envoy(home / "envoy", to))
+    add("Caddy", lambda: peers.caddy(home / "caddy", to))
     add("LiteLLM proxy", lambda: peers.litellm(home / "litellm", to))
     add("Portkey gateway", lambda: peers.portkey(home / "portkey", to))
     for secret in ("string secret", "KeyObject"):

@@ -60,6 +60,7 @@ class Client:
 
     def __init__(self, gateway: Gateway, keys: Sequence[str], *, body: bytes, path: str = "/v1/chat/completions"):
         self.gateway = gateway
+        self._keys = keys
         self._body = body
         self._path = path
         self._headers = [
@@ -72,6 +73,10 @@ class Client:
             for key in keys
         ]
         self._request = {"type": "http.request", "body": body, "more_body": False}
+
+    def asking(self, body: bytes) -> Client:
+        """The same callers with another body."""
+        return Client(self.gateway, self._keys, body=body, path=self._path)
 
     def when_left(self, call: Any) -> None:
         """What the server's connection offers; this client never leaves."""

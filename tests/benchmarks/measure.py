@@ -60,6 +60,26 @@ def rounds(
     return samples
 
 
+def carried(
+    subjects: Sequence[Subject], *, counts: Sequence[int], say: Callable[[str], None]
+) -> dict[str, dict[int, float]]:
+    """The longest silence, in ms, that any of so many paced streams met: the better of two windows.
+
+    Of the mock upstream itself too: what it shows is the load's own doing.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for subject in subjects:
+        if not subject.streams or not (subject.ours or subject.name == "direct"):
+            continue
+        for count in counts:
+            say(f"{count} streams at once: {subject.name}")
+            point = Point(f"paced {count}", count, stream=True, paced=True)
+            windows = [sample(subject, point, 1.0, Conditions()) for _ in range(2)]
+            good = [w.stall for w in windows if w.requests and not w.errors]
+            found.setdefault(subject.name, {})[count] = min(good, default=float("inf"))
+    return found
+
+
 def sample(subject: Subject, point: Point, seconds: float, conditions: Conditions) -> Sample:
     """Load one subject for one window."""
     spec = Spec(

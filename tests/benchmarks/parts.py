@@ -17,9 +17,9 @@ import msgspec
 import pluggy
 from servers import start_valkey
 
-from benchmarks.inside import NO_QUOTA, opened
+from benchmarks.inside import NO_QUOTA, opened, question
 from openclaw_gateway import hooks, loader
-from openclaw_gateway.api import Exchange, Host, Limit, PluginConfig, Take, hookimpl
+from openclaw_gateway.api import Exchange, Host, Limit, PluginConfig, Principal, Take, hookimpl
 from openclaw_gateway.assets import asset
 
 _UNMETERED = {
@@ -64,6 +64,7 @@ async def all_parts(*, short: bool, say: Callable[[str], None]) -> list[Part]:
     for name, measured in (
         ("steps", lambda: steps(times, 300 if short else 1_000)),
         ("organisations", lambda: organizations((1, 1_000) if short else (1, 1_000, 100_000), 1_000)),
+        ("sessions", lambda: sessions((1, 1_000) if short else (1, 1_000, 100_000), 100 if short else 300)),
         ("dispatch", lambda: dispatch(times)),
         ("admission in memory", lambda: memory_admission(times)),
         ("admission in Valkey", lambda: valkey_admission(times)),
@@ -105,6 +106,33 @@ async def organizations(counts: Sequence[int], requests: int) -> list[Part]:
     first = costs[counts[0]]
     return [
         Part(f"a request, one of {count:,} organisations", costs[count], first, "µs CPU", "the only organisation")
+        for count in counts[1:]
+    ]
+
+
+async def sessions(counts: Sequence[int], requests: int) -> list[Part]:
+    """What a turn of a stored session costs as the sessions of its organisation grow."""
+    costs = {}
+    caller = Principal(organization="o0", user="u", tier="bench", method="none", credential="none")
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            async with opened(Path(folder), tier=NO_QUOTA, edit=_UNMETERED) as client:
+                store = client.gateway.plugin("sessions")
+
+                async def some(number: int, store: Any = store) -> str:
+                    for _ in range(number):
+                        made = await store.create(caller, tier="bench", metadata={}, ttl=None, holds=())
+                    return str(made.session_id)
+
+                shared = min(count, 100)
+                id, *_ = await asyncio.gather(*(some(count // shared) for _ in range(shared)))
+                body = {**msgspec.json.decode(question()), "sessionId": id}
+                turns = client.asking(msgspec.json.encode(body))
+                await turns.cost(requests)
+                costs[count] = min([await turns.cost(requests, at_once=16) for _ in range(5)])
+    first = costs[counts[0]]
+    return [
+        Part(f"a stored turn, one of {count:,} sessions", costs[count], first, "µs CPU", "the only session")
         for count in counts[1:]
     ]
 

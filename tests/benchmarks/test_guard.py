@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import FrameType
@@ -16,24 +17,25 @@ from typing import Any
 import pytest
 from socket_kit import place, raw
 
+from benchmarks import subjects
 from benchmarks.inside import NO_QUOTA, TIER, Client, opened, question
+from benchmarks.upstream import CHUNKS
 
 #: one in sixteen requests is timed by default, and would count more
 RATES = {"gateway.unmetered": ["messages"], "gateway.stage_sampling": 0}
-_REQUESTS = 20
 
 
-async def calls_of(client: Client, *, only: str = "") -> float:
+async def calls_of(client: Client, *, only: str = "", requests: int = 20) -> float:
     """Calls a request once the caches are full: of functions in files named like `only`, else of built-in ones too.
 
     The least of several looks, since a look also sees what the gateway does beside requests.
     """
-    for number in range(20):
+    for number in range(requests):
         assert await client.call(number) == 200
-    return min([await _look(client, only) for _ in range(4)])
+    return min([await _look(client, only, requests) for _ in range(4)])
 
 
-async def _look(client: Client, only: str) -> float:
+async def _look(client: Client, only: str, requests: int) -> float:
     count = 0
 
     def seen(frame: FrameType, event: str, argument: Any) -> None:
@@ -44,18 +46,18 @@ async def _look(client: Client, only: str) -> float:
     before = sys.getprofile()
     sys.setprofile(seen)
     try:
-        for number in range(_REQUESTS):
+        for number in range(requests):
             await client.call(number)
     finally:
         sys.setprofile(before)
-    return count / _REQUESTS
+    return count / requests
 
 
 @pytest.mark.parametrize(
     ("stream", "bound"),
     [
-        pytest.param(False, 650, id="whole"),
-        pytest.param(True, 4_300, id="stream"),
+        pytest.param(False, 500, id="whole"),
+        pytest.param(True, 2_450, id="stream"),
     ],
 )
 async def test_a_request_makes_no_more_calls_than_recorded(tmp_path: Path, stream: bool, bound: int) -> None:
@@ -64,6 +66,45 @@ async def test_a_request_makes_no_more_calls_than_recorded(tmp_path: Path, strea
         calls = await calls_of(client)
     # The lower bound catches a count that no longer counts what it should.
     assert bound / 2 < calls <= bound, f"{calls:.0f} calls a request"
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[dict[str, Any]]:
+    """The mock upstream of the benchmarks in a process of its own; yields the edits by which a gateway has it."""
+    with subjects.upstream() as direct:
+        yield {
+            **RATES,
+            "plugins.mock.use": "providers.openai",
+            "plugins.mock.url": f"http://127.0.0.1:{direct.port}/v1",
+            "models.mock.provider": "mock",
+            "models.mock-paced.provider": "mock",
+        }
+
+
+async def test_a_call_of_an_upstream_makes_no_more_calls_than_recorded(
+    tmp_path: Path, upstream: dict[str, Any]
+) -> None:
+    async with opened(tmp_path, tier=NO_QUOTA, edit=upstream, body=question("mock"), organizations=2) as client:
+        calls = await calls_of(client)
+    assert 300 < calls <= 630, f"{calls:.0f} calls a request"
+
+
+@pytest.mark.parametrize(
+    ("model", "requests", "bound"),
+    [
+        pytest.param("mock", 20, 26, id="that comes with others"),
+        pytest.param("mock-paced", 2, 180, id="that comes alone"),
+    ],
+)
+async def test_a_chunk_makes_no_more_calls_than_recorded(
+    tmp_path: Path, upstream: dict[str, Any], model: str, requests: int, bound: int
+) -> None:
+    body = question(model, stream=True)
+    async with opened(tmp_path, tier=NO_QUOTA, edit=upstream, body=body, organizations=2) as client:
+        whole = await calls_of(client.asking(question("mock")))
+        calls = await calls_of(client, requests=requests)
+    chunk = (calls - whole) / CHUNKS
+    assert bound / 3 < chunk <= bound, f"{chunk:.1f} calls a chunk"
 
 
 @pytest.mark.parametrize("unwanted", ["logging/__init__.py", "pluggy/", "dynaconf/", "json/encoder.py"])
