@@ -325,8 +325,22 @@ PLANTED = (
         "tests/fire/test_malformed.py::test_no_payload_smuggles_hangs_or_breaks",
     ),
     Planted(
+        "an upstream's answer may be framed in a way that was not asked for",
+        "plugins/openclaw_plugins/providers/connection.py",
+        'if value.lower() != b"chunked":',
+        "if not value:",
+        "tests/plugins/test_provider_transport.py::test_framing_that_could_be_read_in_two_ways_is_refused[another-coding]",
+    ),
+    Planted(
+        "a header of an answer may hold control characters",
+        "core/openclaw_gateway/sending.py",
+        "if lines.translate(None, _MAY_STAND):",
+        "if not lines:",
+        "tests/core/test_sending.py::test_a_header_that_would_be_more_than_one_is_never_written",
+    ),
+    Planted(
         "a request may say its length twice",
-        "core/openclaw_gateway/edge.py",
+        "core/openclaw_gateway/framing.py",
         "if lengths > 1 or codings > 1 or (lengths and codings):",
         "if lengths > 9:",
         "tests/fire/test_malformed.py::test_no_payload_smuggles_hangs_or_breaks",
