@@ -146,4 +146,5 @@ class Receipt:
             try:
                 await counters.correct(self.organization, corrections)
             except StoreUnavailable as error:
-                logger.warning("an estimate could not be corrected and leaves with its window", exc_info=error)
+                # Not a warning for each request: whoever holds the store tells once that it does not answer.
+                logger.debug("an estimate could not be corrected and leaves with its window: %s", error)
