@@ -59,6 +59,12 @@ def test_what_no_store_should_see_is_a_400(body: bytes) -> None:
     refused(body)
 
 
+def test_depth_is_bounded_where_any_shape_would_do() -> None:
+    assert decode(b"[" * 64 + b"]" * 64, list)
+    with pytest.raises(Refused, match="nested deeper than 64 levels"):
+        decode(b"[" * 65 + b"]" * 65, list)
+
+
 def test_escapes_that_only_look_dangerous_pass() -> None:
     body = decode(rb'{"model": "\\u0000 \ud83d\ude00", "parts": []}', Body)
     assert body.model == "\\u0000 \U0001f600"
