@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from openclaw_gateway.api import TRACE_ID
 from openclaw_gateway.exchange import Outcome
-from openclaw_gateway.testing import serving
+from openclaw_gateway.testing import build, configuration, serving
 from openclaw_plugins.metrics import Metrics
 
 from .operators_kit import small_gateway
@@ -210,3 +210,32 @@ async def test_scrapes_while_requests_run_are_whole_and_hold_nobody_up(tmp_path:
             seen.append(value)
         assert seen == sorted(seen)
         assert await scrape() == 200
+
+
+async def test_organisations_have_series_only_where_asked_for_and_only_so_many(tmp_path: Path) -> None:
+    edit = {"plugins.metrics.organizations": 3}
+    gateway = build(configuration(tmp_path, edit=edit))
+    async with serving(gateway) as url, aiohttp.ClientSession(url) as client:
+        for number in range(10):
+            issued = await gateway.plugin("api_key").create(organization=f"o{number}", user="u", tier="teams")
+            for path in ("/v1/models", "/v1/models/none"):
+                async with client.get(path, headers={"X-API-Key": issued.key}):
+                    pass
+        async with client.get("/v1/models"):
+            pass  # of nobody
+        async with client.get("/metrics") as answer:
+            text = await answer.text()
+    value = gateway.registry.get_sample_value
+    seen = {
+        s.labels["organization"] for f in parse_text(text) for s in f.samples if s.name == "organization_requests_total"
+    }
+    assert seen == {"o0", "o1", "o2", "(other)"}
+    for organization, times in (("o0", 1.0), ("(other)", 7.0)):
+        for status in ("2xx", "4xx"):
+            labels = {"organization": organization, "status_class": status}
+            assert value("organization_requests_total", labels) == times
+
+
+def test_without_being_asked_no_metric_knows_an_organisation(tmp_path: Path) -> None:
+    registry = build(configuration(tmp_path)).registry
+    assert not [f.name for f in registry.collect() for s in f.samples if "organization" in s.labels]

@@ -26,6 +26,7 @@ from prometheus_client import (
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from openclaw_gateway.api import TRACE_ID, Exchange, Fact, Host, Outcome, PluginConfig, declared, hookimpl
+from openclaw_plugins.metrics.organizations import Organizations
 from openclaw_plugins.metrics.scraping import Scrape
 
 __all__ = ["Metrics"]
@@ -53,6 +54,15 @@ class Metrics:
         exemplars: Annotated[
             bool, Meta(description="Attach trace ids to the duration histogram, where a tracing step states them.")
         ] = False
+        organizations: Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=10_000,
+                description="How many organisations have a series of their own in `organization_requests_total`; the "
+                "others share `(other)`. 0 leaves the metric out: names of customers are then in no metric.",
+            ),
+        ] = 0
 
     def __init__(self, config: Config, host: Host) -> None:
         registry = host.registry
@@ -88,6 +98,7 @@ class Metrics:
         self._failed: dict[tuple[str, str, str | None, int], Counter] = {}
         self._failed_series: set[tuple[str, str, str]] = set()
         self._codes: set[str] = set()
+        self._organizations = Organizations(config.organizations, registry) if config.organizations else None
         self._scrape = Scrape(host)
         self._inherited = False
 
@@ -130,6 +141,8 @@ class Metrics:
             ended[1].observe(outcome.seconds, {"trace_id": trace[:64]})
         else:
             ended[1].observe(outcome.seconds)
+        if self._organizations is not None:
+            self._organizations.count(x, outcome)
         if status >= 400 or outcome.error_code is not None:
             failed = self._failed.get((method, template, outcome.error_code, status))
             if failed is None:
