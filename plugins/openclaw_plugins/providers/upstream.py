@@ -42,7 +42,7 @@ class UpstreamConfig(PluginConfig, frozen=True, kw_only=True):
     transport: Annotated[
         Literal["direct", "aiohttp"],
         Meta(
-            description="direct is the gateway's own and several times cheaper; aiohttp also takes compressed answers "
+            description="direct is the gateway's own and the cheaper; aiohttp also takes compressed answers "
             "and goes through a proxy."
         ),
     ] = "direct"
