@@ -79,9 +79,7 @@ class Admission:
             refused = _refused(balances)
             if refused is not None:
                 await receipt.release_leases()
-                if amount > 1 and refused.limit.kind == "rate" and amount > refused.limit.capacity():
-                    return self._never(x, refused, amount)
-                return self._refusal(x, refused)
+                return self._refusal(x, refused, amount)
             if estimated:
                 receipt.estimated(counters, takes, balances)
             leases = [take for take in takes if take.lease is not None]
@@ -112,7 +110,7 @@ class Admission:
             refused = _refused(balances)
             if refused is not None:
                 await self._undo(receipt)
-                return self._refusal(x, refused)
+                return self._refusal(x, refused, amount)
             receipt.held(accounts, holds)
         return None
 
@@ -154,8 +152,10 @@ class Admission:
         )
         return replace(bad_request(message), extra={"limit": balance.report(self._clock.now())})
 
-    def _refusal(self, x: Exchange, balance: Balance) -> Refusal:
+    def _refusal(self, x: Exchange, balance: Balance, amount: int) -> Refusal:
         limit = balance.limit
+        if amount > max(1, limit.capacity()):
+            return self._never(x, balance, amount)
         x.outcome.refused_by = limit.name
         extra: dict[str, Any] = {"limit": balance.report(self._clock.now())}
         if balance.degraded and balance.retry_after is None:

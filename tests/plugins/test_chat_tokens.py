@@ -222,10 +222,20 @@ async def test_a_rate_that_is_used_up_says_when_and_nothing_reaches_the_upstream
 
 
 async def test_a_quota_that_is_used_up_gives_the_rate_back(tmp_path: Path) -> None:
-    limits = LIMITS.replace("5_000", "100")
-    async with place(tmp_path, limits=limits) as tokens:
+    async with place(tmp_path, limits=LIMITS.replace("5_000", "150")) as tokens:
+        tokens.upstream.headers = {"Content-Type": "application/json"}
+        tokens.upstream.script = whole({"prompt_tokens": 12, "completion_tokens": 80, "total_tokens": 92})
+        assert (await tokens.chat())[0] == 200
         status, _, body = await tokens.chat()
         assert (status, body["error"]["code"]) == (403, "QUOTA_EXCEEDED")
+        assert await tokens.used() == (92, 92)
+
+
+async def test_a_quota_that_a_request_can_never_fit_says_so(tmp_path: Path) -> None:
+    async with place(tmp_path, limits=LIMITS.replace("5_000", "100")) as tokens:
+        status, _, body = await tokens.chat()
+        assert (status, body["error"]["limit"]["name"]) == (400, "quota.tokens")
+        assert "smaller" in body["error"]["message"]
         assert await tokens.used() == (0, 0)
 
 

@@ -1,0 +1,63 @@
+"""Whatever is wrong with tier files is told at once, each mistake with its place, and nothing starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from openclaw_gateway.assets import asset
+from openclaw_gateway.errors import ConfigError
+from openclaw_gateway.testing import build, configuration
+
+SHIPPED = {path.stem: path.read_text() for path in asset("tiers").glob("*.toml")}
+
+BAD = """title = "Bad"
+ratelimit.requests = { limit = -1, per = "minute", surprise = true }
+ratelimit.ws_messages = { limit = 1.5, per = "fortnight" }
+quota.sessions = { limit = 10, per = "minute" }
+quota.messages = { limit = 10 }
+quota.skills = { limit = 200, per = "session", algorithm = "sliding" }
+concurrency.sessions = { limit = 5 }
+concurrency.ws_connections = { limit = "5" }
+ratelimits.requests = { limit = 5 }
+"""
+
+
+def problems(folder: Path, tiers: dict[str, str]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        build(configuration(folder, tiers=tiers))
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_every_mistake_is_told_at_once_with_its_place(tmp_path: Path) -> None:
+    told = problems(tmp_path, {**SHIPPED, "bad": BAD})
+    expected = [
+        (2, "ratelimit.requests.limit: not a valid value; found -1; expected a whole number, at least 0"),
+        (2, "ratelimit.requests.surprise: unknown key"),
+        (3, "ratelimit.ws_messages.limit: not a valid value; found 1.5"),
+        (3, 'ratelimit.ws_messages.per: not a valid value; found "fortnight"'),
+        (4, 'quota.sessions.per: not a valid value; found "minute"; expected one of "day", "month", "session"'),
+        (5, "quota.messages.per: missing"),
+        (6, "quota.skills.algorithm: unknown key"),
+        (8, 'concurrency.ws_connections.limit: not a valid value; found "5"'),
+        (9, "ratelimits: unknown table: no plugin of the configuration with this id has limits"),
+    ]
+    assert len(told) == len(expected)
+    for line, (place, message) in zip(told, expected, strict=True):
+        assert line.startswith(f"tiers/bad.toml:{place}:") and message in line, line
+    assert told[-1].endswith('did you mean "ratelimit"?')
+
+
+def test_a_name_that_stands_twice_and_a_second_file_of_a_tier_are_refused(tmp_path: Path) -> None:
+    twice = SHIPPED["teams"] + '\n[quota.messages]\nlimit = 5\nper = "month"\n'
+    told = problems(tmp_path, {**SHIPPED, "teams": twice, "Teams": SHIPPED["teams"]})
+    assert any("twice" in line and line.startswith("tiers/teams.toml:") for line in told)
+    assert "tiers/teams.toml: a second file for the tier 'teams'" in told
+
+
+def test_a_limit_that_nothing_meters_is_named_with_the_nearest(tmp_path: Path) -> None:
+    idle = SHIPPED["teams"] + '\n[ratelimit.reqests]\nlimit = 5\nper = "minute"\n'
+    (line,) = problems(tmp_path, {**SHIPPED, "teams": idle})
+    assert "ratelimit.reqests: counts nothing: no route meters 'reqests'" in line
+    assert line.endswith('did you mean "requests"?')
