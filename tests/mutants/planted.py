@@ -148,6 +148,13 @@ PLANTED = (
         _KEYS + "test_the_claim_of_the_dead_is_closed_where_it_was_charged[sqlite]",
     ),
     Planted(
+        "the claim of one who lives is taken at once",
+        f"{_IDEMPOTENCY}/claims.py",
+        'return Running() if _aware(found["expires_at"]) > time else _Silent(found["claim_id"])',
+        'return _Silent(found["claim_id"])',
+        _KEYS + "test_a_claim_that_is_renewed_is_not_taken_over[sqlite]",
+    ),
+    Planted(
         "a claim is not the holder's for as long as he lives",
         f"{_IDEMPOTENCY}/claims.py",
         "await connection.execute(update(table).where(*held).values(expires_at=until))",
