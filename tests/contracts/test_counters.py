@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 from uuid import uuid4
@@ -68,7 +69,8 @@ class OnClock:
         self._told = 0
         name = f"{redis.prefix}clock"
         for script in ("admit_script", "renew_script", "correct_script"):
-            text, clocks = CLOCK.subn(f"local now = tonumber(redis.call('GET', '{name}'))\n", getattr(counters, script))
+            clock = f"local now = tonumber(redis.call('GET', '{name}'))\nlocal later = now\n"
+            text, clocks = CLOCK.subn(clock, getattr(counters, script))
             text, keeps = re.subn(r"local KEEP = 1000\n", "local KEEP = 3600000\n", text)
             assert (clocks, keeps) == (1, 1), script
             setattr(counters, script, text)
@@ -98,7 +100,7 @@ class OnClock:
             await self._redis.call(None, "SET", f"{self._redis.prefix}clock", self._told)
 
 
-CLOCK = re.compile(r"local time = redis\.call\('TIME'\)\nlocal now = .+\n")
+CLOCK = re.compile(r"local time = redis\.call\('TIME'\)\nlocal now(, later)? = .+\n")
 
 
 @pytest.fixture(params=["memory", "valkey"])
@@ -339,6 +341,20 @@ async def test_refused_and_shadowed_charges_say_that_there_is_nothing_to_correct
 
 
 # --- leases -------------------------------------------------------------------------------------
+
+
+async def test_the_store_gives_no_place_away_before_its_holder_has_stopped_to_count_on_it(valkey_url: str) -> None:
+    """A holder counts from before he asked, to the microsecond; the store counts milliseconds, and must round up."""
+    ttl = 0.05
+    async with counting(valkey_url, timeout=5, lease_ttl=ttl) as (counters, _):
+        for number in range(40):
+            organization = f"o{number}"
+            asked = time.monotonic()
+            await counters.admit(organization, (holding(lease(1), "first"),))
+            fence = asked + ttl
+            while (await counters.admit(organization, (holding(lease(1), "next"),)))[0].refused:
+                pass
+            assert time.monotonic() >= fence
 
 
 async def test_a_lease_is_refused_above_the_limit_and_free_after_release(backend: Backend) -> None:

@@ -233,6 +233,13 @@ PLANTED = (
         _COUNTERS + "test_what_is_given_back_leaves_the_bucket_in_which_it_was_charged[memory]",
     ),
     Planted(
+        "a place is given away a moment before its holder's time is over",
+        "plugins/openclaw_plugins/counters/redis_admit.lua",
+        "redis.call('ZADD', key, text(later + ttl), holder)",
+        "redis.call('ZADD', key, text(now + ttl), holder)",
+        _COUNTERS + "test_the_store_gives_no_place_away_before_its_holder_has_stopped_to_count_on_it",
+    ),
+    Planted(
         "the same in the store",
         "plugins/openclaw_plugins/counters/redis_correct.lua",
         "local bucket = text(math.floor(charged / width))",

@@ -8,14 +8,15 @@
 -- nothing is counted any more, and the time at which a rate was charged (0 where it was not).
 --
 -- Whole milliseconds of the store's clock; time never goes back within a key. A refusal writes nothing. Expiry only
--- tidies up: a key that has expired says the same as one whose time is over.
+-- tidies up: a key that has expired says the same as one whose time is over. A lease ends on the millisecond after its
+-- time: whoever holds it counts from before he asked, and must never count on it for longer than we do.
 
 local KEEP = 1000
 local NEVER = -1
 local charging = ARGV[1] == 'charge'
 
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now, later = time[1] * 1000 + math.floor(time[2] / 1000), time[1] * 1000 + math.ceil(time[2] / 1000)
 
 local function text(number)
   return string.format('%.0f', number)
@@ -159,7 +160,7 @@ local function lease(key, limit, ttl, holder)
   local function charge()
     if holder == '' then return used, 0, 0 end
     redis.call('ZREMRANGEBYSCORE', key, '-inf', text(now))
-    redis.call('ZADD', key, text(now + ttl), holder)
+    redis.call('ZADD', key, text(later + ttl), holder)
     redis.call('PEXPIRE', key, text(ttl + KEEP))
     return mine and used or used + 1, 0, 0
   end

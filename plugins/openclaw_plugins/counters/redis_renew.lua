@@ -6,7 +6,7 @@
 local KEEP = 1000
 
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now, later = time[1] * 1000 + math.floor(time[2] / 1000), time[1] * 1000 + math.ceil(time[2] / 1000)
 
 local result = {}
 for i, key in ipairs(KEYS) do
@@ -14,7 +14,7 @@ for i, key in ipairs(KEYS) do
   local expiry = redis.call('ZSCORE', key, holder)
   if join == '1' or (expiry and tonumber(expiry) > now) then
     redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now))
-    redis.call('ZADD', key, string.format('%.0f', now + ttl), holder)
+    redis.call('ZADD', key, string.format('%.0f', later + ttl), holder)
     redis.call('PEXPIRE', key, string.format('%.0f', ttl + KEEP))
     result[i] = 1
   else
