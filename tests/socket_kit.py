@@ -16,7 +16,7 @@ from upstreams import DONE, Pause, Received, Script, ScriptedUpstream, chunk, ev
 from websockets.asyncio.client import ClientConnection, connect
 
 from openclaw_gateway.gateway import Gateway
-from openclaw_gateway.server import Server
+from openclaw_gateway.serving.server import Server
 from openclaw_gateway.testing import build, configuration
 
 SLOW: dict[str, Any] = {

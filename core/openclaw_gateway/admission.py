@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from openclaw_gateway.capabilities import Accounts, Counters
 from openclaw_gateway.clock import Clock
+from openclaw_gateway.contracts.capabilities import Accounts, Counters
 from openclaw_gateway.errors import StoreUnavailable
 from openclaw_gateway.facts import PRINCIPAL, TIER
 from openclaw_gateway.meters import Balance, Meter

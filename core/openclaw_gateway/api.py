@@ -1,9 +1,12 @@
 """Everything that a plugin may import, in one list. What is not here may change without notice."""
 
-from openclaw_gateway.accounting import ChargeReferences, QuotaEvent, Standing, Standings
-from openclaw_gateway.api_keys import AuditEntry, By, IssuedKey, KeyRecord, KeyStore, NotGrantable, UnknownKey
 from openclaw_gateway.assets import asset
-from openclaw_gateway.capabilities import (
+from openclaw_gateway.clock import Clock, SystemClock
+from openclaw_gateway.config.document import DeclaredSkill, PluginConfig, needs
+from openclaw_gateway.config.units import Duration, Secret, Size
+from openclaw_gateway.contracts.accounting import ChargeReferences, QuotaEvent, Standing, Standings
+from openclaw_gateway.contracts.api_keys import AuditEntry, By, IssuedKey, KeyRecord, KeyStore, NotGrantable, UnknownKey
+from openclaw_gateway.contracts.capabilities import (
     Accounts,
     Authenticator,
     Counters,
@@ -11,10 +14,7 @@ from openclaw_gateway.capabilities import (
     Hold,
     Revocations,
 )
-from openclaw_gateway.clock import Clock, SystemClock
-from openclaw_gateway.config.document import DeclaredSkill, PluginConfig, needs
-from openclaw_gateway.config.units import Duration, Secret, Size
-from openclaw_gateway.conversations import (
+from openclaw_gateway.contracts.conversations import (
     EVENTS_LOST,
     Conversation,
     Event,
@@ -27,6 +27,25 @@ from openclaw_gateway.conversations import (
     SessionStore,
     Subscription,
     TurnEnd,
+)
+from openclaw_gateway.contracts.guard import Guard
+from openclaw_gateway.contracts.models import MODEL_USE, ModelCall, ModelProvider, ModelUse
+from openclaw_gateway.contracts.redis import Feed, Prepared, Redis
+from openclaw_gateway.contracts.skills import (
+    ChangingSkills,
+    Execution,
+    ExecutionStatus,
+    MessageSearch,
+    Skill,
+    SkillCall,
+    SkillFailed,
+    SkillHistory,
+    SkillInfo,
+    SkillParamsRefused,
+    SkillRun,
+    SkillRunner,
+    SkillSource,
+    as_text,
 )
 from openclaw_gateway.decoding import Disconnected, decode, read_body, storable
 from openclaw_gateway.eager import within
@@ -41,7 +60,6 @@ from openclaw_gateway.errors import (
 )
 from openclaw_gateway.exchange import Exchange, Fact, Outcome, Reply, ResponseHead
 from openclaw_gateway.facts import PRINCIPAL, REQUEST_ID, SESSION_ID, TIER, TRACE_ID, Principal
-from openclaw_gateway.guard import Guard
 from openclaw_gateway.hooks import HealthCheck, hookimpl
 from openclaw_gateway.host import Host
 from openclaw_gateway.meters import (
@@ -59,8 +77,6 @@ from openclaw_gateway.meters import (
     Meter,
     Take,
 )
-from openclaw_gateway.models import MODEL_USE, ModelCall, ModelProvider, ModelUse
-from openclaw_gateway.redis import Feed, Prepared, Redis
 from openclaw_gateway.refusals import (
     Refusal,
     anthropic_error,
@@ -74,22 +90,6 @@ from openclaw_gateway.refusals import (
 )
 from openclaw_gateway.requests import answer, body_of, exchange_of, page_limit, query_of
 from openclaw_gateway.routes import Route, declared
-from openclaw_gateway.skills import (
-    ChangingSkills,
-    Execution,
-    ExecutionStatus,
-    MessageSearch,
-    Skill,
-    SkillCall,
-    SkillFailed,
-    SkillHistory,
-    SkillInfo,
-    SkillParamsRefused,
-    SkillRun,
-    SkillRunner,
-    SkillSource,
-    as_text,
-)
 from openclaw_gateway.spans import end_span, start_span, trace_headers, traced
 from openclaw_gateway.tiers import Tier
 

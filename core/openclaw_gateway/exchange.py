@@ -13,7 +13,7 @@ import msgspec
 from openclaw_gateway.refusals import Refusal
 
 if TYPE_CHECKING:
-    from openclaw_gateway.guard import Guard
+    from openclaw_gateway.contracts.guard import Guard
     from openclaw_gateway.pipeline import CompiledRoute
     from openclaw_gateway.receipt import Receipt
 

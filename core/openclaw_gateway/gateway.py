@@ -15,8 +15,7 @@ import pluggy
 from litestar import Litestar
 from prometheus_client import CollectorRegistry
 
-from openclaw_gateway import __version__, hooks, listeners
-from openclaw_gateway.addresses import Peers, loopback, networks_of
+from openclaw_gateway import __version__, hooks
 from openclaw_gateway.admission import Admission
 from openclaw_gateway.clock import Clock, SystemClock
 from openclaw_gateway.config.document import StepSettings
@@ -40,11 +39,13 @@ from openclaw_gateway.pipeline import (
 from openclaw_gateway.response import render_error
 from openclaw_gateway.routes import Route, bound_routes
 from openclaw_gateway.runner import Runner
+from openclaw_gateway.serving import listeners
+from openclaw_gateway.serving.addresses import Peers, loopback, networks_of
 from openclaw_gateway.structs import Finding
 from openclaw_gateway.tiers import idle_limits
 
 if TYPE_CHECKING:
-    from openclaw_gateway.workers import Workers
+    from openclaw_gateway.serving.workers import Workers
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ import msgspec
 import pluggy
 
 if TYPE_CHECKING:
-    from openclaw_gateway.accounting import QuotaEvent
+    from openclaw_gateway.contracts.accounting import QuotaEvent
     from openclaw_gateway.exchange import Exchange, Outcome, Reply, ResponseHead
     from openclaw_gateway.meters import Charge
     from openclaw_gateway.refusals import Refusal

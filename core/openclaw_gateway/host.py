@@ -15,7 +15,7 @@ from openclaw_gateway.tiers import Tier
 
 if TYPE_CHECKING:
     from openclaw_gateway.gateway import Gateway
-    from openclaw_gateway.workers import Workers
+    from openclaw_gateway.serving.workers import Workers
 
 T = TypeVar("T")
 M = TypeVar("M")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    from openclaw_gateway.capabilities import Accounts, Counters
+    from openclaw_gateway.contracts.capabilities import Accounts, Counters
 
 LimitKind = Literal["rate", "quota", "lease"]
 Scope = Literal["organization", "user", "api_key", "session", "client"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from uuid_utils import uuid7
 
-from openclaw_gateway.capabilities import Accounts, Counters
+from openclaw_gateway.contracts.capabilities import Accounts, Counters
 from openclaw_gateway.meters import Charge, Limit, Take
 
 if TYPE_CHECKING:

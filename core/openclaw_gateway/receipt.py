@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from openclaw_gateway.capabilities import Accounts, Counters, Hold
+from openclaw_gateway.contracts.capabilities import Accounts, Counters, Hold
 from openclaw_gateway.errors import StoreUnavailable
 from openclaw_gateway.meters import Balance, Correction, Take
 

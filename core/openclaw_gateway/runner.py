@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from litestar import Litestar
     from prometheus_client import Histogram
 
-    from openclaw_gateway.addresses import Peers
     from openclaw_gateway.admission import Admission
     from openclaw_gateway.clock import Clock
     from openclaw_gateway.facts import Principal
     from openclaw_gateway.pipeline import Call, CompiledRoute
+    from openclaw_gateway.serving.addresses import Peers
     from openclaw_gateway.tiers import Tier
 
 logger = logging.getLogger("openclaw.runner")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from openclaw_gateway.collecting import settle
+from openclaw_gateway.serving.collecting import settle
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from openclaw_gateway.addresses import Peers
 from openclaw_gateway.exchange import Exchange, Fact, ResponseHead
+from openclaw_gateway.serving.addresses import Peers
 
 NAME: Fact[str] = Fact("name")
 

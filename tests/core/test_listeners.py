@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from openclaw_gateway import listeners
 from openclaw_gateway.cli import main
 from openclaw_gateway.errors import ConfigError, StartFailed
+from openclaw_gateway.serving import listeners
 from openclaw_gateway.testing import build, configuration, served
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from openclaw_gateway.presence import OUTCOME_FILE, PID_FILE, fingerprint, present
+from openclaw_gateway.serving.presence import OUTCOME_FILE, PID_FILE, fingerprint, present
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
 

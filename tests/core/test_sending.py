@@ -10,7 +10,7 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from openclaw_gateway.sending import Sender
+from openclaw_gateway.serving.sending import Sender
 
 
 class Pipe:

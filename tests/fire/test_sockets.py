@@ -18,7 +18,7 @@ from socket_kit import Raw, frame, raw
 from websockets.asyncio.client import connect
 
 from openclaw_gateway.gateway import Gateway
-from openclaw_gateway.server import Server
+from openclaw_gateway.serving.server import Server
 from openclaw_gateway.testing import build, served
 
 from .mutation import CREDENTIALS, HEADERS, altered, body, percent, text

@@ -326,7 +326,7 @@ PLANTED = (
     ),
     Planted(
         "a body behind an upgrade is the next request",
-        "core/openclaw_gateway/edge.py",
+        "core/openclaw_gateway/serving/edge.py",
         "if self.parser.should_upgrade() and not self._should_upgrade():",
         "if self.parser.should_upgrade() is None:",
         "tests/fire/test_malformed.py::test_no_payload_smuggles_hangs_or_breaks",
@@ -340,21 +340,21 @@ PLANTED = (
     ),
     Planted(
         "a header of an answer may hold control characters",
-        "core/openclaw_gateway/sending.py",
+        "core/openclaw_gateway/serving/sending.py",
         "if lines.translate(None, _MAY_STAND):",
         "if not lines:",
         "tests/core/test_sending.py::test_a_header_that_would_be_more_than_one_is_never_written",
     ),
     Planted(
         "a request needs no Host",
-        "core/openclaw_gateway/framing.py",
+        "core/openclaw_gateway/serving/framing.py",
         'if hosts > 1 or (not hosts and version != "1.0"):',
         "if hosts > 9:",
         "tests/fire/test_malformed.py::test_no_payload_smuggles_hangs_or_breaks",
     ),
     Planted(
         "empty lines keep a connection",
-        "core/openclaw_gateway/edge.py",
+        "core/openclaw_gateway/serving/edge.py",
         "                self._wait_for_a_request()\n            elif",
         "                self._disarm()\n            elif",
         "tests/fire/test_slow.py::test_slow_clients_are_closed_and_harm_nobody[short]",

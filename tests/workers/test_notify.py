@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from workers.pack import COMMAND
 
-from openclaw_gateway.notify import notify, watchdog_period
+from openclaw_gateway.serving.notify import notify, watchdog_period
 from openclaw_gateway.testing import configuration
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="systemd is of Linux")

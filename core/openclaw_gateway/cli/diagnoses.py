@@ -43,7 +43,7 @@ def _no_authentication(gateway: Gateway) -> Iterator[Diagnosis]:
 
 
 def _open_without_tls(gateway: Gateway) -> Iterator[Diagnosis]:
-    from openclaw_gateway.addresses import loopback
+    from openclaw_gateway.serving.addresses import loopback
 
     settings = gateway.document.gateway
     if not loopback(settings.host) and settings.tls is None and not settings.trusted_proxies:
@@ -154,7 +154,7 @@ def _descriptors(gateway: Gateway) -> Iterator[Diagnosis]:
 
 
 def _one_process_stores(gateway: Gateway) -> Iterator[Diagnosis]:
-    from openclaw_gateway.addresses import loopback
+    from openclaw_gateway.serving.addresses import loopback
 
     alone = [d.id for d in gateway.definitions if getattr(gateway.instances[d.id], "shared", True) is False]
     if alone and not loopback(gateway.document.gateway.host):
@@ -168,7 +168,7 @@ def _one_process_stores(gateway: Gateway) -> Iterator[Diagnosis]:
 
 
 def _open_operations(gateway: Gateway) -> Iterator[Diagnosis]:
-    from openclaw_gateway.addresses import loopback
+    from openclaw_gateway.serving.addresses import loopback
 
     settings = gateway.document.gateway
     if settings.operations is None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from openclaw_gateway.accounting import Standing
+from openclaw_gateway.contracts.accounting import Standing
 from openclaw_gateway.tiers import Tier
 
 Verdict = Literal["gains", "loses", "changes"]

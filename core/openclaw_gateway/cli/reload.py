@@ -21,7 +21,7 @@ def reload(config: Path | None, as_json: bool, wait: float) -> None:
     import signal
     import time
 
-    from openclaw_gateway.presence import OUTCOME_FILE, PID_FILE
+    from openclaw_gateway.serving.presence import OUTCOME_FILE, PID_FILE
 
     gateway = load(config)  # what is wrong is said here, before the running gateway is bothered
     folder = gateway.config_dir / gateway.document.gateway.data_dir

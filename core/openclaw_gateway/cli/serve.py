@@ -23,7 +23,7 @@ def serve(config: Path | None, host: str | None, port: int | None, workers: int 
     from openclaw_gateway.config.layers import Layers, TomlFile
     from openclaw_gateway.errors import ConfigError, StartFailed
     from openclaw_gateway.gateway import Gateway
-    from openclaw_gateway.server import run
+    from openclaw_gateway.serving.server import run
 
     path, assumed = located(config)
     given = {"HOST": host, "PORT": port, "WORKERS": workers}
@@ -52,7 +52,7 @@ def serve(config: Path | None, host: str | None, port: int | None, workers: int 
     settings = gateway.document.gateway
     try:
         if settings.workers > 1:
-            from openclaw_gateway import supervisor
+            from openclaw_gateway.serving import supervisor
 
             supervised = supervisor.Supervisor(path, str(path), settings, environ=environ, ready=ready)
             sys.exit(supervisor.run(supervised))

@@ -13,8 +13,8 @@ import click
 from openclaw_gateway.cli.context import PROBLEM_FOUND, config_option, fail, json_option, load, print_json, table
 
 if TYPE_CHECKING:
-    from openclaw_gateway.accounting import Standing
     from openclaw_gateway.cli.plan import Affected, Change
+    from openclaw_gateway.contracts.accounting import Standing
     from openclaw_gateway.gateway import Gateway
     from openclaw_gateway.tiers import Tier
 
@@ -105,7 +105,7 @@ def _read(gateway: Gateway, folder: Path) -> dict[str, Tier]:
 
 async def _standings(gateway: Gateway) -> Sequence[Standing] | None:
     """Ask the account; None where the configuration has none that can tell."""
-    from openclaw_gateway.accounting import Standings
+    from openclaw_gateway.contracts.accounting import Standings
     from openclaw_gateway.errors import StartFailed, StoreUnavailable
 
     id = next((id for id, plugin in gateway.instances.items() if isinstance(plugin, Standings)), None)

@@ -8,8 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from openclaw_gateway.config.units import Duration, Secret, Size
-from openclaw_gateway.models import ModelProvider
-from openclaw_gateway.skills import SkillSource
+from openclaw_gateway.contracts.models import ModelProvider
+from openclaw_gateway.contracts.skills import SkillSource
 
 T = TypeVar("T")
 

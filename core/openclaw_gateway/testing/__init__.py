@@ -16,7 +16,7 @@ import msgspec
 from openclaw_gateway.assets import asset
 from openclaw_gateway.clock import Clock
 from openclaw_gateway.gateway import Gateway
-from openclaw_gateway.server import Server
+from openclaw_gateway.serving.server import Server
 
 __all__ = ["ManualClock", "build", "configuration", "served", "serving"]
 

@@ -17,12 +17,12 @@ from uuid import uuid4
 
 import msgspec
 
-from openclaw_gateway.capabilities import Accounts, Counters
-from openclaw_gateway.conversations import NewMessage, Session, SessionStore
+from openclaw_gateway.contracts.capabilities import Accounts, Counters
+from openclaw_gateway.contracts.conversations import NewMessage, Session, SessionStore
+from openclaw_gateway.contracts.models import ModelCall, ModelProvider
 from openclaw_gateway.errors import Refused
 from openclaw_gateway.facts import Principal
 from openclaw_gateway.meters import Balance, Correction, Limit, Take
-from openclaw_gateway.models import ModelCall, ModelProvider
 
 #: an id of the right form that nothing has
 UNKNOWN = "0190b0e0-0000-7000-8000-000000000000"

@@ -13,7 +13,7 @@ import click
 from openclaw_gateway.cli.context import WRONG_USE, config_option, json_option, opened, print_json, seconds, table
 
 if TYPE_CHECKING:
-    from openclaw_gateway.api_keys import By, IssuedKey, KeyRecord
+    from openclaw_gateway.contracts.api_keys import By, IssuedKey, KeyRecord
 
 T = TypeVar("T")
 
@@ -171,7 +171,7 @@ def _operator() -> By:
     import getpass
     import os
 
-    from openclaw_gateway.api_keys import By
+    from openclaw_gateway.contracts.api_keys import By
 
     try:
         user = getpass.getuser()
@@ -184,7 +184,7 @@ def _done(work: Awaitable[T]) -> T:
     """Run a command's work; what was wrongly asked for ends with status 2, what failed with 1, each in one line."""
     import asyncio
 
-    from openclaw_gateway.api_keys import NotGrantable, UnknownKey
+    from openclaw_gateway.contracts.api_keys import NotGrantable, UnknownKey
     from openclaw_gateway.errors import StoreUnavailable
     from openclaw_plugins.auth.jwt import NoSecret
 

@@ -18,10 +18,10 @@ from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from openclaw_gateway.config.document import EdgeSettings
-from openclaw_gateway.framing import fault
 from openclaw_gateway.refusals import Refusal, of_edge
-from openclaw_gateway.sending import Sender
-from openclaw_gateway.sockets import Socket
+from openclaw_gateway.serving.framing import fault
+from openclaw_gateway.serving.sending import Sender
+from openclaw_gateway.serving.sockets import Socket
 
 _IDLE, _HEADERS, _BODY = range(3)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from openclaw_gateway.conversations import Page
+from openclaw_gateway.contracts.conversations import Page
 from openclaw_gateway.errors import GatewayError
 
 

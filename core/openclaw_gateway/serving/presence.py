@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from openclaw_gateway.notify import notify, reloading
+from openclaw_gateway.serving.notify import notify, reloading
 
 logger = logging.getLogger("openclaw.reload")
 

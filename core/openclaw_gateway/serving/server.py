@@ -14,15 +14,15 @@ from typing import Any
 
 import uvicorn
 
-from openclaw_gateway import listeners
-from openclaw_gateway.collecting import settle
 from openclaw_gateway.config.effective import FILE, leave
-from openclaw_gateway.edge import Edge
-from openclaw_gateway.front import Front, reload_and_report
 from openclaw_gateway.gateway import Gateway
-from openclaw_gateway.notify import keep_alive, notify
-from openclaw_gateway.presence import present
-from openclaw_gateway.sockets import Socket
+from openclaw_gateway.serving import listeners
+from openclaw_gateway.serving.collecting import settle
+from openclaw_gateway.serving.edge import Edge
+from openclaw_gateway.serving.front import Front, reload_and_report
+from openclaw_gateway.serving.notify import keep_alive, notify
+from openclaw_gateway.serving.presence import present
+from openclaw_gateway.serving.sockets import Socket
 
 logger = logging.getLogger("openclaw.server")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import msgspec
 
 if TYPE_CHECKING:
-    from openclaw_gateway.capabilities import Hold
+    from openclaw_gateway.contracts.capabilities import Hold
     from openclaw_gateway.exchange import Exchange
     from openclaw_gateway.facts import Principal
     from openclaw_gateway.refusals import Refusal

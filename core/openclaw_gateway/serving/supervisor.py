@@ -19,13 +19,13 @@ from typing import Any
 
 import msgspec
 
-from openclaw_gateway import listeners
 from openclaw_gateway.config.document import GatewaySettings
-from openclaw_gateway.notify import VARIABLES, keep_alive, notify
-from openclaw_gateway.presence import present
-from openclaw_gateway.shared_folder import emptied
-from openclaw_gateway.supervised import Place
-from openclaw_gateway.workers import Order
+from openclaw_gateway.serving import listeners
+from openclaw_gateway.serving.notify import VARIABLES, keep_alive, notify
+from openclaw_gateway.serving.presence import present
+from openclaw_gateway.serving.shared_folder import emptied
+from openclaw_gateway.serving.supervised import Place
+from openclaw_gateway.serving.workers import Order
 
 logger = logging.getLogger("openclaw.supervisor")
 

@@ -102,9 +102,9 @@ class Workers:
 
 async def _work(order: Order) -> int:
     from openclaw_gateway.config.layers import Layers, TomlFile
-    from openclaw_gateway.front import reload_and_report
     from openclaw_gateway.gateway import Gateway
-    from openclaw_gateway.server import Server
+    from openclaw_gateway.serving.front import reload_and_report
+    from openclaw_gateway.serving.server import Server
 
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=order.channel))
     workers = Workers(order.index, order.count, Path(order.folder), writer)
@@ -158,7 +158,7 @@ async def _work(order: Order) -> int:
 def main(arguments: str) -> int:
     """Serve as one worker; return the exit status."""
     from openclaw_gateway.errors import ConfigError, StartFailed
-    from openclaw_gateway.server import in_loop
+    from openclaw_gateway.serving.server import in_loop
 
     order = msgspec.json.decode(arguments, type=Order)
     try:
@@ -170,6 +170,6 @@ def main(arguments: str) -> int:
 
 if __name__ == "__main__":
     # By name: what is run as `__main__` would be a second copy of these classes.
-    from openclaw_gateway import workers
+    from openclaw_gateway.serving import workers
 
     sys.exit(workers.main(sys.argv[1]))

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from openclaw_gateway import listeners
-from openclaw_gateway.workers import Order, WorkerState
+from openclaw_gateway.serving import listeners
+from openclaw_gateway.serving.workers import Order, WorkerState
 
 logger = logging.getLogger("openclaw.supervisor")
 
@@ -74,7 +74,7 @@ class Place:
             # A new interpreter: a fork would share the state of random numbers and of every library at hand. A session
             # of its own, so that a terminal's ^C comes once, from us. -P: nothing is imported from where we stand.
             process = self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "openclaw_gateway.workers", msgspec.json.encode(order).decode()),
+                *(sys.executable, "-P", "-m", "openclaw_gateway.serving.workers", msgspec.json.encode(order).decode()),
                 stdin=asyncio.subprocess.DEVNULL,
                 env=environ,
                 pass_fds=(*public, *operations, theirs.fileno()),

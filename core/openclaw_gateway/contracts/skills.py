@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import msgspec
 
 if TYPE_CHECKING:
-    from openclaw_gateway.conversations import Message
+    from openclaw_gateway.contracts.conversations import Message
     from openclaw_gateway.exchange import Exchange
     from openclaw_gateway.tiers import Tier
 
