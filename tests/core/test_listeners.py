@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import json
 import socket
@@ -234,3 +235,22 @@ def test_connections_are_spread_over_the_sockets_of_one_address() -> None:
     assert again.getsockname()[1] == port
     for one in (*clients, *more, both[0][0], again):
         one.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the kernel takes what it likes")
+async def test_the_kernel_takes_little_for_a_peer_that_does_not_read() -> None:
+    [[listening]] = listeners.bind("127.0.0.1", 0)
+    with listening, socket.socket() as peer:
+        listening.listen()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        peer.connect(listening.getsockname())
+        accepted, _ = listening.accept()
+        with accepted:
+            accepted.setblocking(False)
+            taken = 0
+            for _ in range(20):
+                with contextlib.suppress(BlockingIOError):
+                    while taken < 2**22:
+                        taken += accepted.send(b"x" * 20_000)
+                await asyncio.sleep(0.01)
+    assert 0 < taken < 2 * listeners.AHEAD  # megabytes without

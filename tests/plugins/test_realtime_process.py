@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import sys
 import time
@@ -72,11 +73,15 @@ async def test_a_thousand_stalled_readers_cost_little(tmp_path: Path) -> None:
         most = 0
         started = time.monotonic()
         async with aiohttp.ClientSession(headers=here.headers) as http:
-            while time.monotonic() - started < 20:
+            while time.monotonic() - started < 40:
                 body = json.dumps({"content": "x" * 20_000})
                 async with http.post(f"{here.url}/api/v1/sessions/{session}/messages", data=body) as answer:
                     assert answer.status in (201, 429)
                 most = max(most, here.growth())
+            async with http.get(f"{here.url}/metrics") as answer:
+                active = re.search(r'^websocket_connections_active\{[^}]*\} (.*)$', await answer.text(), re.M)
         assert (most - before) / 2**20 < 64
+        assert active is not None
+        assert float(active[1]) == 0  # each was felt, and closed
         for _, writer in stalled:
             writer.transport.abort()

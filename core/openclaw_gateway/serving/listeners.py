@@ -15,6 +15,10 @@ from openclaw_gateway.structs import Finding
 
 BACKLOG = 2048
 
+#: bytes that the kernel takes ahead of what a peer has room for. Its own default grows to megabytes for each
+#: reader that stalls, and nothing on our side would feel that it does. What is under way counts not.
+AHEAD = 128 * 1024
+
 
 def bind(host: str, port: int, count: int = 1) -> list[list[socket.socket]]:
     """Bind every address of `host`, `count` times, and return the sockets of each of so many processes.
@@ -112,6 +116,8 @@ def _bound(family: int, address: Any, *, shared: bool) -> socket.socket:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if sys.platform.startswith("linux"):
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, AHEAD)  # what is accepted inherits it
         made.setblocking(False)
         made.bind(address)
     except OSError:

@@ -17,8 +17,8 @@ from websockets.protocol import State
 
 #: how long a peer may take to read our close frame and to answer it
 _CLOSING = 5.0
-#: bytes in the transport past which a sender waits; the queue that is counted stands before it
-_BUFFER = 16 * 1024
+#: bytes in the transport past which a sender waits: the queue that is counted stands before it, the kernel's behind
+_BUFFER = 0
 #: bytes that a client may send ahead of our answer to its handshake before it is read no further
 _AHEAD = 64 * 1024
 _UNREADABLE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
