@@ -79,7 +79,7 @@ async def test_a_thousand_stalled_readers_cost_little(tmp_path: Path) -> None:
                     assert answer.status in (201, 429)
                 most = max(most, here.growth())
             async with http.get(f"{here.url}/metrics") as answer:
-                active = re.search(r'^websocket_connections_active\{[^}]*\} (.*)$', await answer.text(), re.M)
+                active = re.search(r"^websocket_connections_active\{[^}]*\} (.*)$", await answer.text(), re.M)
         assert (most - before) / 2**20 < 64
         assert active is not None
         assert float(active[1]) == 0  # each was felt, and closed
