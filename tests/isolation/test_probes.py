@@ -149,7 +149,7 @@ async def test_no_probe_gives_a_stranger_anything(count: int, tmp_path: Path, re
             statuses[status] += 1
             seen[f"{method} {route.path}"] += 1
             # what the stranger has sent himself may come back, out of his own session too
-            sent.update(CANARY.findall(f"{path}{query!r}{body!r}{headers!r}"))
+            sent.update(CANARY.findall(f"{path} {query!r} {body!r} {headers!r}"))
             shown = set(CANARY.findall(said.decode())) - sent
             if shown or status >= 500:
                 bad.append(f"{method} {path} {query!r} {body!r}: {status} {sorted(shown)}")
