@@ -316,6 +316,24 @@ async def test_the_place_of_a_stalled_reader_is_free_at_once(tmp_path: Path) -> 
         await asyncio.gather(*[socket.close() for socket in connections])
 
 
+async def test_a_peer_that_answers_no_ping_is_found_and_its_place_is_free(tmp_path: Path) -> None:
+    async with place(tmp_path) as here:
+        here.server.config.ws_ping_interval = here.server.config.ws_ping_timeout = 0.3
+        session = await here.session()
+        async with (
+            here.connect(session) as lively,
+            raw(here, f"/ws?sessionId={session}", f"X-API-Key: {here.key}") as gone,
+        ):
+            assert gone.status == 101
+            await until(lambda: here.metric("websocket_connections_active", tier="open_source") == 2)
+            assert (await gone.frame())[0] == 9  # a ping, as to one whose cable is cut
+            await until(lambda: here.metric("websocket_connections_active", tier="open_source") == 1)
+            assert await gone.close_code() == 1011
+            await asyncio.sleep(1)
+            await say(lively, "ping")  # which has answered each of its own
+            await said(lively, "pong")
+
+
 # --- credentials and places that end --------------------------------------------------------------
 
 
