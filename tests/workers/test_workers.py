@@ -164,12 +164,15 @@ def test_a_worker_that_hangs_is_replaced(pack: Pack) -> None:
 def test_a_stop_lets_what_runs_end_and_is_no_failure(pack: Pack) -> None:
     body = b'{"model": "echo", "messages": [{"role": "user", "content": "the end"}]}'
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: {pack.headers['Authorization']}\r\n"
-    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
     running = []
     for _ in range(8):  # so many that both have some
         connection = socket.create_connection(("127.0.0.1", pack.port), timeout=90)
-        connection.sendall(head.encode() + body[:20])
+        connection.sendall(head.encode())
         running.append(connection)
+    for connection in running:  # what only waits to be accepted when the gateway stops is not running
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body[:20])
     pids = [state["pid"] for state in pack.workers()]
     assert pack.process is not None
     pack.process.send_signal(signal.SIGTERM)
