@@ -82,6 +82,28 @@ async def test_parameters_go_into_path_and_query_and_the_secret_into_a_header(
     assert here.metric("external_service_duration_seconds_count", target="inside", operation="skill") == 1
 
 
+async def test_a_scrape_shows_a_target_as_skills_and_probes_met_it(here: Place, service: ScriptedUpstream) -> None:
+    assert (await execute(here, "weather", await here.session(), city="Bonn"))[1]["status"] == "completed"
+    probed = [received.path for received in service.received].count("/")
+    service.status = 503
+    assert (await execute(here, "weather", await here.session(), city="Bonn"))[1]["status"] == "failed"
+    assert (await here.ask("GET", "/health"))[0] == 200
+    assert [received.path for received in service.received].count("/") > probed
+    async with here.http.get(here.url + "/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+
+    def counted(name: str, operation: str, error_type: str = "") -> float:
+        labels = (f'operation="{operation}"', 'target="inside"', f'error_type="{error_type}"' if error_type else "")
+        return sum(
+            float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and all(x in line for x in labels)
+        )
+
+    assert counted("external_service_duration_seconds_count", "skill") == 2
+    assert counted("external_service_errors_total", "skill", "status_5xx") == 1
+    assert counted("external_service_duration_seconds_count", "probe") >= 1
+    assert counted("external_service_errors_total", "probe", "status_5xx") >= 1
+
+
 async def test_the_rest_of_a_post_is_its_body(here: Place, service: ScriptedUpstream) -> None:
     status, _ = await execute(here, "tell", await here.session(), city="Bonn", units="imperial")
     assert status == 200
