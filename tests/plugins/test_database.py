@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from prometheus_client import CollectorRegistry
 from servers import Postgres, start_postgres
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from openclaw_gateway.api import Database, Host, Refused, Secret, StartFailed, StoreBusy, StoreUnavailable, SystemClock
 from openclaw_gateway.config.document import Document, GatewaySettings
@@ -366,16 +367,39 @@ async def test_every_table_and_partition_is_walled(walled: SqlDatabase) -> None:
 async def test_partitions_are_made_where_they_are_missing(walled: SqlDatabase) -> None:
     async with walled.owner() as connection:
         assert await schema.missing_partitions(connection) == []
-        last = (
-            await connection.execute(
-                text("SELECT to_char(date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month', 'YYYY_MM')")
-            )
-        ).scalar_one()
+        last = await month(connection, 1)
         await connection.execute(text(f"DROP TABLE openclaw_messages_{last}"))
     with pytest.raises(StoreUnavailable, match=last.replace("_", "-")):
         await walled.health()[1].probe()
     await walled.partitions.ensure()
     await walled.health()[1].probe()
+
+
+async def test_a_start_waits_for_nobody_who_makes_partitions(
+    walled: SqlDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with walled.owner() as busy:
+        await busy.execute(text("SELECT pg_advisory_xact_lock(hashtext('openclaw_ensure_message_partitions'))"))
+        await walled.partitions.settle()
+        assert not caplog.records
+        async with walled.owner() as connection:
+            await connection.execute(text(f"DROP TABLE openclaw_messages_{await month(connection, 3)}"))
+        await walled.partitions.settle()
+        assert "still to be made" in caplog.text
+        async with walled.owner() as connection:
+            await connection.execute(text(f"DROP TABLE openclaw_messages_{await month(connection, 1)}"))
+        with pytest.raises(StoreUnavailable, match="no partition of openclaw_messages for"):
+            await walled.partitions.settle()
+    await walled.partitions.settle()
+    async with walled.owner() as connection:
+        assert await schema.missing_partitions(connection, schema.MONTHS_AHEAD) == []
+
+
+async def month(connection: AsyncConnection, later: int) -> str:
+    """The month that is `later` after this one, as the partitions' names end."""
+    this = "date_trunc('month', now() AT TIME ZONE 'UTC')"
+    rows = await connection.execute(text(f"SELECT to_char({this} + interval '{later} months', 'YYYY_MM')"))
+    return str(rows.scalar_one())
 
 
 # --- the commands -------------------------------------------------------------------------------

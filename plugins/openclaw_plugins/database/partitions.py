@@ -39,6 +39,17 @@ class Partitions:
         async with self._sweeping() as connection:
             await schema.ensure_partitions(connection)
 
+    async def settle(self) -> None:
+        """Make what is missing, for a start: what may wait for later is not worth a gateway that does not serve.
+
+        Raises StoreUnavailable where a message of this month or the next would find no place.
+        """
+        try:
+            await self.ensure()
+        except StoreUnavailable as error:
+            await self.probe()
+            self._logger.warning("message partitions of later months are still to be made", exc_info=error)
+
     async def drop_past(self) -> list[str]:
         """Drop the months that the retention is over for; return the partitions that are gone."""
         if self._retention is None:

@@ -264,7 +264,7 @@ class SqlDatabase:
                 await self.upgrade()
                 state = await self._schema_state(self._reading)
             if self.shared and state.matches:
-                await self.partitions.ensure()
+                await self.partitions.settle()
         except StoreUnavailable as error:
             raise StartFailed(f"the database at {self.shown} cannot be used: {error}") from error
         if not state.matches:

@@ -98,6 +98,9 @@ async def downgrade(connection: AsyncConnection, folders: Sequence[Path], revisi
 
 async def ensure_partitions(connection: AsyncConnection) -> None:
     """Create the partitions of this month and of the next ones where they are missing (PostgreSQL)."""
+    # Almost every start finds them all and waits for nobody.
+    if not await missing_partitions(connection, MONTHS_AHEAD):
+        return
     # The function looks before it creates: of two callers at one moment, the second waits and then finds them there.
     await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('openclaw_ensure_message_partitions'))"))
     # Only the lock of a table makes a session hear of tables that others have made: the function's own look is cached.
@@ -105,14 +108,15 @@ async def ensure_partitions(connection: AsyncConnection) -> None:
     await connection.execute(text("SELECT openclaw_ensure_message_partitions(:ahead)"), {"ahead": MONTHS_AHEAD})
 
 
-async def missing_partitions(connection: AsyncConnection) -> list[str]:
-    """Return this month and the next where no partition stands for them (PostgreSQL)."""
+async def missing_partitions(connection: AsyncConnection, ahead: int = 1) -> list[str]:
+    """Return the months, from this one to `ahead` later, that no partition stands for (PostgreSQL)."""
     rows = await connection.execute(
         text(
-            "SELECT to_char(month, 'YYYY-MM') FROM generate_series(date_trunc('month', now() AT TIME ZONE 'UTC'), "
-            "date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month', interval '1 month') AS month "
-            "WHERE to_regclass('openclaw_messages_' || to_char(month, 'YYYY_MM')) IS NULL"
-        )
+            "SELECT to_char(month, 'YYYY-MM') FROM (SELECT date_trunc('month', now() AT TIME ZONE 'UTC') + "
+            "make_interval(months => later) AS month FROM generate_series(0, CAST(:ahead AS integer)) AS later) AS m "
+            "WHERE to_regclass('openclaw_messages_' || to_char(month, 'YYYY_MM')) IS NULL ORDER BY month"
+        ),
+        {"ahead": ahead},
     )
     return list(rows.scalars())
 
