@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from process_kit import process
+from process_kit import Process, process
 from socket_kit import closed, said, say
 
 from openclaw_gateway.testing import configuration
@@ -58,7 +58,7 @@ async def test_a_thousand_stalled_readers_cost_little(tmp_path: Path) -> None:
         session = await here.session()
         host, port = here.url.removeprefix("http://").split(":")
         stalled = []
-        for i in range(1000):
+        for _ in range(1000):
             reader, writer = await asyncio.open_connection(host, int(port), limit=1)
             token = here.headers["Authorization"]
             writer.write(
@@ -66,22 +66,27 @@ async def test_a_thousand_stalled_readers_cost_little(tmp_path: Path) -> None:
                 f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
                 f"Authorization: {token}\r\n\r\n".encode()
             )
-            stalled.append((reader, writer))
-            if i % 100 == 99:
-                await asyncio.sleep(0.5)
+            assert await reader.readexactly(12) == b"HTTP/1.1 101"
+            stalled.append(writer)
         before = here.growth()
         most = 0
         started = time.monotonic()
         async with aiohttp.ClientSession(headers=here.headers) as http:
+            assert await sockets(here, http) == 1000
             while time.monotonic() - started < 40:
                 body = json.dumps({"content": "x" * 20_000})
                 async with http.post(f"{here.url}/api/v1/sessions/{session}/messages", data=body) as answer:
                     assert answer.status in (201, 429)
                 most = max(most, here.growth())
-            async with http.get(f"{here.url}/metrics") as answer:
-                active = re.search(r"^websocket_connections_active\{[^}]*\} (.*)$", await answer.text(), re.M)
-        assert (most - before) / 2**20 < 64
-        assert active is not None
-        assert float(active[1]) == 0  # each was felt, and closed
-        for _, writer in stalled:
+            assert (most - before) / 2**20 < 64
+            assert await sockets(here, http) == 0  # each was felt, and closed
+        for writer in stalled:
             writer.transport.abort()
+
+
+async def sockets(here: Process, http: aiohttp.ClientSession) -> float:
+    """Return how many sockets the gateway says are open."""
+    async with http.get(f"{here.url}/metrics") as answer:
+        active = re.search(r"^websocket_connections_active\{[^}]*\} (.*)$", await answer.text(), re.M)
+    assert active is not None
+    return float(active[1])
