@@ -146,6 +146,13 @@ def test_one_may_be_kept_from_models(line: str, visible: bool) -> None:
     assert read(f"---\n{FRONT}\n{line}\n---\nx").model_visible is visible
 
 
+@pytest.mark.parametrize(
+    ("line", "invocable"), [("", True), ("user-invocable: false", False), ("user-invocable: 'no'", False)]
+)
+def test_one_may_be_kept_from_callers(line: str, invocable: bool) -> None:
+    assert read(f"---\n{FRONT}\n{line}\n---\nx").user_invocable is invocable
+
+
 def test_aliases_and_depth_do_not_grow() -> None:
     bomb = "a: &a [x,x]\n" + "".join(
         f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)},*{chr(97 + i)}]\n" for i in range(20)

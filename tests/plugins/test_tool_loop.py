@@ -105,6 +105,29 @@ ACT = Round("Let me ", "see.", calls=[call("act", how="well", times=2)])
 ANSWER = Round("It is ", "well.", tokens=30)
 
 
+async def test_a_skill_that_callers_may_not_name_is_run_for_a_model(tmp_path: Path) -> None:
+    folder = tmp_path / "skills/quiet"
+    folder.mkdir(parents=True)
+    (folder / "SKILL.md").write_text("---\nname: quiet\ndescription: d\nuser-invocable: false\n---\nWhisper.")
+    async with looping(tmp_path, skills=["quiet"]) as here:
+        session = await here.session()
+        status, shown = await here.ask("GET", "/api/v1/skills/quiet")
+        assert (status, shown["userInvocable"], shown["modelVisible"]) == (200, False, True)
+        by_name: Any = {"model": "slow", "sessionId": session, "messages": ASKED, "metadata": {"skillName": "quiet"}}
+        for path, body in (
+            ("/api/v1/skills/quiet/execute", {"sessionId": session, "params": {}}),
+            ("/v1/chat/completions", by_name),
+        ):
+            status, answer = await here.ask("POST", path, body)
+            assert (status, answer["error"]["code"]) == (409, "CONFLICT") and "model" in answer["error"]["message"]
+        assert await used(here, session) == 0
+        here.upstream.script = model(Round(calls=[call("quiet")]), ANSWER)
+        answer = await complete(here, extra_body={"sessionId": session})
+        assert answer.metadata == {"skillExecuted": True, "skillNames": ["quiet"]}
+        assert "Whisper." in told(here)[0]["content"]
+        assert await used(here, session) == 1
+
+
 async def test_a_plain_turn_runs_what_the_model_calls_and_answers_once(here: Place) -> None:
     session = await here.session()
     here.upstream.script = model(ACT, ANSWER)

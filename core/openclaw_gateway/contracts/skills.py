@@ -28,6 +28,8 @@ class SkillInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     missing: tuple[str, ...] = ()
     #: whether a model may choose it by itself
     model_visible: bool = True
+    #: whether a caller may run it by its name
+    user_invocable: bool = True
 
 
 class SkillFailed(Exception):
@@ -183,8 +185,11 @@ class SkillRunner(Protocol):
         text: str = "",
         ref: str | None = None,
         heard: Callable[[str, str | None], None] | None = None,
+        by_model: bool = False,
     ) -> SkillRun:
         """Check all that can refuse, and take the charge. Raises Refused; 404 for a skill that the caller has not.
+
+        `by_model` says that a model chose it, which may choose others than its caller may name.
 
         Without `params` they are made of `text`: it becomes the parameter `input`, or the one that the skill
         requires, if that takes a text. `ref` comes back in the events of the session. `heard` is told of each state

@@ -93,6 +93,7 @@ class ToolCalls:
                 session_id=self._session,
                 params=params,
                 ref=self._ref,
+                by_model=True,
                 heard=None if heard is None else lambda state, detail: heard(skill, state, detail),
             )
         except Refused as error:

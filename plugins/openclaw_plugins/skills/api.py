@@ -177,11 +177,14 @@ class Skills:
         text: str = "",
         ref: str | None = None,
         heard: Callable[[str, str | None], None] | None = None,
+        by_model: bool = False,
     ) -> Run:
         """Check all that can refuse, then charge. Raises Refused."""
         known = self._registry.find(name, x[TIER])
         if known is None:
             raise Refused(_NO_SKILL)
+        if not (by_model or known.info.user_invocable):
+            raise Refused(conflict("the skill is not run by its name; only a model may choose it"))
         if not known.info.eligible:
             raise Refused(conflict(f"the skill cannot be run here; it lacks {', '.join(known.info.missing)}"))
         if params is None:

@@ -101,6 +101,7 @@ class FolderSkill:
             eligible=not missing,
             missing=missing,
             model_visible=manifest.model_visible,
+            user_invocable=manifest.user_invocable,
         )
 
     def check(self, params: Mapping[str, Any]) -> None:

@@ -50,6 +50,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     instructions: str
     requirements: Requirements
     model_visible: bool = True
+    user_invocable: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -75,6 +76,7 @@ def read_manifest(data: bytes, folder: str) -> Manifest:
         instructions=body.strip(),
         requirements=_requirements(metadata, fields),
         model_visible=not _truth(fields.get("disable-model-invocation"), default=False),
+        user_invocable=_truth(fields.get("user-invocable"), default=True),
         notes=tuple(notes),
     )
 
