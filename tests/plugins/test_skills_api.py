@@ -48,6 +48,7 @@ async def test_skills_are_listed_and_shown_with_their_schema(here: Place) -> Non
         "eligible": True,
         "missing": [],
         "modelVisible": True,
+        "userInvocable": True,
         "parameters": {
             "type": "object",
             "properties": {
