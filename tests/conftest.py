@@ -10,7 +10,8 @@ from servers import Postgres, Valkey, start_postgres, start_valkey
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    with start_postgres("-c", "synchronous_commit=off", "-c", "full_page_writes=off") as server:
+    # It need not outlive the machine, and a slow disk is not to hold up a test; the tests that kill one have their own.
+    with start_postgres("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off") as server:
         yield server
 
 
