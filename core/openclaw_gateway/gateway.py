@@ -22,7 +22,6 @@ from openclaw_gateway.config.document import StepSettings
 from openclaw_gateway.config.layers import Layers, TomlFile
 from openclaw_gateway.config.problems import Problem
 from openclaw_gateway.errors import ConfigError, StartFailed
-from openclaw_gateway.facts import PRINCIPAL, Principal
 from openclaw_gateway.hooks import HealthCheck
 from openclaw_gateway.host import Host
 from openclaw_gateway.loader import Loaded, load
@@ -40,7 +39,8 @@ from openclaw_gateway.response import render_error
 from openclaw_gateway.routes import Route, bound_routes
 from openclaw_gateway.runner import Runner
 from openclaw_gateway.serving import listeners
-from openclaw_gateway.serving.addresses import Peers, loopback, networks_of
+from openclaw_gateway.serving.addresses import Peers, networks_of
+from openclaw_gateway.stand_in import stand_in_of
 from openclaw_gateway.structs import Finding
 from openclaw_gateway.tiers import idle_limits
 
@@ -225,16 +225,7 @@ class Gateway:
 
     def _compile(self) -> tuple[tuple[Route, ...], tuple[Proof, ...], Runner, Runner]:
         settings = self.document.gateway
-        findings: list[Finding] = []
-        stand_in = None
-        if settings.insecure_dev and not any(PRINCIPAL in step.provides for step in self.steps):
-            if not loopback(settings.host):
-                message = f"serving without authentication is for a loopback address, not {settings.host}"
-                expected = 'host = "127.0.0.1", or an auth step in the pipeline'
-                findings.append(Finding(("gateway", "insecure_dev"), message, expected=expected))
-            tier = next(iter(self.tiers.values()))
-            nobody = Principal(organization="dev", user="dev", tier=tier.name, method="none", credential="none")
-            stand_in = (nobody, tier)
+        stand_in, findings = stand_in_of(settings, self.steps, self.tiers)
         networks, misread = networks_of(settings.trusted_proxies)
         findings += [
             Finding(("gateway", "trusted_proxies", i), "not a network", expected='CIDR such as "10.0.0.0/8"')

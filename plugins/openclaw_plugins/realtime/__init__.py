@@ -10,7 +10,6 @@ import random
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, ClassVar
-from urllib.parse import parse_qs
 
 import msgspec
 from litestar import HttpMethod, Response, asgi, route
@@ -20,7 +19,6 @@ from msgspec import Meta
 from openclaw_gateway.api import (
     MESSAGES,
     PRINCIPAL,
-    REQUEST_ID,
     SESSION_ID,
     SKILLS,
     TIER,
@@ -35,15 +33,12 @@ from openclaw_gateway.api import (
     Host,
     PluginConfig,
     QuotaEvent,
-    Refusal,
     Refused,
     Revocations,
     SessionStore,
     Size,
     StoreUnavailable,
-    bad_request,
     declared,
-    forbidden,
     hookimpl,
     internal_error,
     needs,
@@ -51,15 +46,12 @@ from openclaw_gateway.api import (
 )
 from openclaw_plugins.realtime.asyncapi import HANDSHAKE, document
 from openclaw_plugins.realtime.connection import GOING_AWAY, NOT_ALLOWED, Connection
+from openclaw_plugins.realtime.handshake import asked_for, check_origin, deny
 from openclaw_plugins.realtime.numbers import Numbers
 from openclaw_plugins.realtime.outbox import Limits
 from openclaw_plugins.realtime.running import Turns
 from openclaw_plugins.realtime.turns import SocketTurns
 from openclaw_plugins.realtime.warnings import listen, publish
-
-_NO_SESSION = bad_request("sessionId: the query must name the session", param="sessionId")
-_LAST_SEQ = bad_request("lastSeq: expected a whole number", param="lastSeq")
-_ORIGIN = forbidden("this origin is not among those that are allowed")
 
 #: how often it is asked whether credentials of open sockets have been revoked
 _ASK_EVERY = 0.4
@@ -197,16 +189,16 @@ class Realtime:
                 subscription.close()
                 raise
         except Refused as error:
-            await _deny(x, send, error.refusal)
+            await deny(x, send, error.refusal)
             return
         except StoreUnavailable as error:
             x.outcome.error = error
-            await _deny(x, send, unavailable(f"the {error.store} does not answer; try again shortly"))
+            await deny(x, send, unavailable(f"the {error.store} does not answer; try again shortly"))
             return
         except Exception as error:
             x.outcome.error = error
             self._host.logger.error("a handshake failed", exc_info=error)
-            await _deny(x, send, internal_error())
+            await deny(x, send, internal_error())
             return
         self._open.add(connection)
         try:
@@ -222,22 +214,9 @@ class Realtime:
 
     async def _checked(self, x: Exchange) -> tuple[str, int | None]:
         """Return the session and the seq to resume from. Raises Refused, StoreUnavailable."""
-        origin = x.header(b"origin")
-        if not (origin is None or "*" in self._origins or origin.decode("latin-1").lower() in self._origins):
-            raise Refused(_ORIGIN)
-        try:
-            query = parse_qs(x.scope["query_string"].decode("latin-1"), max_num_fields=100)
-        except ValueError:
-            query = {}
-        named = query.get("sessionId", [])
-        if len(named) != 1:
-            raise Refused(_NO_SESSION)
-        after = None
-        if (given := query.get("lastSeq")) is not None:
-            if len(given[0]) > 19 or not given[0].isascii() or not given[0].isdigit():
-                raise Refused(_LAST_SEQ)
-            after = int(given[0])
-        session = await self._sessions.get(x[PRINCIPAL].organization, named[0])
+        check_origin(x, self._origins)
+        named, after = asked_for(x)
+        session = await self._sessions.get(x[PRINCIPAL].organization, named)
         x[SESSION_ID] = session.session_id
         if self._leaving:
             raise Refused(unavailable("the gateway is shutting down", retry_after=5.0))
@@ -287,15 +266,3 @@ class Realtime:
         while self._open:
             self._left.clear()
             await self._left.wait()
-
-
-async def _deny(x: Exchange, send: Any, refusal: Refusal) -> None:
-    """Refuse the handshake with an HTTP answer, or where the server cannot give one, with a bare refusal."""
-    x.refusal = refusal
-    x.outcome.error_code = refusal.code
-    if "websocket.http.response" not in (x.scope.get("extensions") or {}):
-        await send({"type": "websocket.close", "code": 1008, "reason": ""})
-        return
-    headers, body = refusal.render(x.path, x.get(REQUEST_ID))
-    await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body})
