@@ -241,3 +241,35 @@ async def test_a_drain_tells_clients_to_come_back_on_another_connection(tmp_path
         assert last.startswith(b"HTTP/1.1 200 ") and b"connection: close" in last
         writer.close()
         await draining
+
+
+async def test_what_runs_when_a_drain_begins_is_the_last_on_its_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    def routes(self: Api) -> list[Any]:
+        @asgi("/slow", copy_scope=False, **declared(access="public", methods=("GET",)))
+        async def slow(scope: Any, receive: Any, send: Any) -> None:
+            begun.set()
+            await go.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+            await send({"type": "http.response.body", "body": b"done"})
+
+        return [slow]
+
+    monkeypatch.setattr(Api, "routes", hookimpl(routes))
+    edit = {"gateway.pipeline": ["named"], "gateway.lame_duck": "1s"}
+    async with served(build(configuration(tmp_path, toml=CONFIG, tiers={"basic": ""}, edit=edit))) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(server.gateway.url.rsplit(":", 1)[1]))
+        writer.write(GOOD.replace(b"/open", b"/slow"))
+        await begun.wait()
+        draining = asyncio.create_task(server.drain())
+        await asyncio.sleep(0)
+        go.set()
+        answer = await asyncio.wait_for(reader.read(), 5)
+        assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"done")
+        assert b"\r\nconnection: close\r\n" in answer.lower()
+        assert not draining.done()
+        writer.close()
+        await draining

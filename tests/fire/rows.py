@@ -151,6 +151,12 @@ ROWS = (
         ),
     ),
     Row(
+        "rolling-requests",
+        "the same for requests on kept connections through nginx, which tries nothing twice: refused or dropped, lost",
+        "50 restarts: 0 / 0",
+        ("tests/replicas/test_rolling.py",),
+    ),
+    Row(
         "deaths",
         "replicas that die under load: acknowledgements lost, frames missed or doubled",
         "20 deaths: 0 / 0",

@@ -89,6 +89,11 @@ class Edge(HttpToolsProtocol):
         if call is not None and self._lost:
             call()
 
+    def leave(self) -> None:
+        """Say on the answer that is still to begin, if there is one, that it is the last on this connection."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             return
