@@ -1,0 +1,52 @@
+"""Without a network: the gateway starts and answers, and never so much as tries to reach anything outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("in_namespace.py")
+UNSHARE = ("unshare", "--map-root-user", "--net")
+
+
+@cache
+def forbidden() -> str | None:
+    """Return why there can be no namespace here, if so."""
+    if sys.platform != "linux" or shutil.which("unshare") is None:
+        return "network namespaces need Linux and unshare"
+    tried = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
+    return None if tried.returncode == 0 else f"no network namespace is permitted here: {tried.stderr.strip()}"
+
+
+def alone(folder: Path, what: str) -> dict[str, Any]:
+    if (why := forbidden()) is not None:
+        pytest.skip(why)
+    done = subprocess.run(
+        [*UNSHARE, sys.executable, PROGRAM, what], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def test_an_attempt_would_be_seen(tmp_path: Path) -> None:
+    targets = {(target, port) for target, _, port in alone(tmp_path, "attempt")["packets"]}
+    assert targets == {("192.0.2.1", 443), ("192.0.2.53", 53)}
+
+
+def test_nothing_outside_is_tried_and_no_name_is_looked_up(tmp_path: Path) -> None:
+    told = alone(tmp_path, "serve")
+    assert told["whole"]["choices"][0]["message"]["content"] == "hello"
+    assert told["streamed"].endswith("data: [DONE]\n\n")
+    assert told["ready"]["status"] == "ready" and told["docs"] > 100
+    packets = told["packets"]
+    assert len(packets) >= 8  # both ways of four requests
+    # All that was ever sent was sent to, or by, the gateway's own port.
+    assert [p for p in packets if p[0] != "127.0.0.1" or 18080 not in p[1:]] == []
