@@ -16,10 +16,15 @@ from openclaw_gateway.config.effective import FILE
 from openclaw_gateway.testing import configuration
 
 COMMAND = (sys.executable, "-c", "from openclaw_gateway.cli import main; main()", "serve", "--config")
+ACCEPTED = "a reload would be accepted; nothing was swapped"
+
+
+def run(command: str, option: str, path: Path, *more: str) -> Result:
+    return CliRunner().invoke(main, [command, option, "--config", str(path), *more], catch_exceptions=False)
 
 
 def diff(path: Path, *more: str) -> Result:
-    return CliRunner().invoke(main, ["config", "diff", "--config", str(path), *more], catch_exceptions=False)
+    return run("config", "diff", path, *more)
 
 
 async def until(holds: object) -> None:
@@ -59,6 +64,15 @@ async def test_what_a_reload_would_change_is_told_until_it_has(tmp_path: Path) -
         ]
         told = json.loads(diff(path, "--json").output)["changes"]
         assert told[0] == {"key": "gateway.drain_timeout", "served": "30s", "file": "20s"}
+
+        rehearsed = await asyncio.to_thread(run, "reload", "--dry-run", path)
+        assert rehearsed.exit_code == 0
+        assert rehearsed.output.splitlines() == [*changed.output.splitlines()[:2], ACCEPTED]
+        change(path, '"drain_timeout" = "20s"', '"drain_timeout" = "20s"\n"watch" = "1h"')
+        told = json.loads((await asyncio.to_thread(run, "reload", "--dry-run", path, "--json")).output)
+        assert told["needRestart"] == ["gateway.watch"] and told["generation"] == 1
+        change(path, '\n"watch" = "1h"', "")
+        assert diff(path).output == changed.output
 
         before = served.stat().st_ino
         process.send_signal(signal.SIGHUP)

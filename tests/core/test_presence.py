@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from openclaw_gateway.serving.presence import OUTCOME_FILE, PID_FILE, fingerprint, present
+from openclaw_gateway.serving.presence import OUTCOME_FILE, PID_FILE, REHEARSAL_FILE, fingerprint, present
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
 
@@ -46,7 +46,7 @@ def files(folder: Path) -> tuple[Path, Path]:
 async def test_a_signal_is_a_reload_whose_outcome_is_left(tmp_path: Path) -> None:
     reloads = Reloads()
     data = tmp_path / "data"
-    async with present(data, reloads, files=files(tmp_path), watch=0):
+    async with present(data, reloads, Reloads(), files=files(tmp_path), watch=0):
         assert (data / PID_FILE).read_text() == str(os.getpid())
         assert data.stat().st_mode & 0o777 == 0o700
         os.kill(os.getpid(), signal.SIGHUP)
@@ -58,8 +58,19 @@ async def test_a_signal_is_a_reload_whose_outcome_is_left(tmp_path: Path) -> Non
     assert not (data / PID_FILE).exists()
 
 
+async def test_the_other_signal_is_a_rehearsal_and_no_reload(tmp_path: Path) -> None:
+    reloads, rehearsals = Reloads(), Reloads()
+    async with present(tmp_path, reloads, rehearsals, files=files(tmp_path), watch=0):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        async with asyncio.timeout(20):
+            while not (tmp_path / REHEARSAL_FILE).exists():
+                await asyncio.sleep(0.01)
+    assert (rehearsals.count, reloads.count) == (1, 0)
+    assert not (tmp_path / OUTCOME_FILE).exists()
+
+
 async def test_the_file_of_who_came_after_us_is_left_alone(tmp_path: Path) -> None:
-    async with present(tmp_path, Reloads(), files=files(tmp_path), watch=0):
+    async with present(tmp_path, Reloads(), Reloads(), files=files(tmp_path), watch=0):
         (tmp_path / PID_FILE).write_text("1")
     assert (tmp_path / PID_FILE).read_text() == "1"
 
@@ -67,7 +78,7 @@ async def test_the_file_of_who_came_after_us_is_left_alone(tmp_path: Path) -> No
 async def test_changed_contents_are_a_reload_and_a_touch_is_none(tmp_path: Path) -> None:
     config, tiers = files(tmp_path)
     reloads = Reloads()
-    async with present(tmp_path / "data", reloads, files=(config, tiers), watch=0.02):
+    async with present(tmp_path / "data", reloads, Reloads(), files=(config, tiers), watch=0.02):
         await asyncio.sleep(0.1)  # until the first look is over; what changes before it is no change
         config.touch()
         (tiers / "notes.txt").write_text("no tier")

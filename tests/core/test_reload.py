@@ -13,6 +13,7 @@ from fire.watch import Recorder, counts
 from small import CONFIG, TIERS
 
 from openclaw_gateway.errors import ConfigError, StartFailed
+from openclaw_gateway.serving.front import rehearse_and_report
 from openclaw_gateway.testing import build, configuration, served
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -63,6 +64,26 @@ async def test_what_cannot_change_is_named(tmp_path: Path) -> None:
     async with served(build(path)) as server:
         path.write_text(CONFIG.replace("port = 0", "port = 1"))
         assert await server.front.reload() == ["gateway.port"]
+
+
+async def test_a_rehearsal_says_what_would_change_and_swaps_nothing(tmp_path: Path) -> None:
+    path = configuration(tmp_path, toml=CONFIG, tiers=TIERS)
+    async with served(build(path)) as server:
+        before = server.gateway
+        assert await server.front.rehearse() == ([], [])
+        text = CONFIG.replace("port = 0", "port = 1")
+        path.write_text(text.replace("[plugins.named]", '[plugins.named]\nprefix = "fresh"\n'))
+        (tmp_path / "tiers" / "basic.toml").write_text("[capped.requests]\nlimit = 4\n[capped.messages]\nlimit = 100\n")
+        changes, fixed = await server.front.rehearse()
+        assert [change["key"] for change in changes] == [
+            "gateway.port", "plugins.named.prefix", "tiers.basic.capped.requests.limit",
+        ]  # fmt: skip
+        assert changes[1] == {"key": "plugins.named.prefix", "served": "r", "file": "fresh"}
+        assert fixed == ["gateway.port"]
+        path.write_text("[gateway")
+        told = await rehearse_and_report(server.front)
+        assert not told["ok"] and told["problems"][0].startswith("openclaw.toml:1:")
+        assert server.gateway is before
 
 
 @pytest.mark.timeout(7_200)

@@ -115,6 +115,10 @@ def test_a_reload_is_of_all_or_of_none_and_numbers_go_on(pack: Pack) -> None:
     refused = pack.command("reload", "--json", check=False)
     assert refused.returncode != 0
     pack.config.write_text(text)
+    rehearsed = json.loads(pack.command("reload", "--dry-run", "--json").stdout)
+    assert rehearsed == {"ok": True, "generation": 1, "problems": [], "changes": [], "needRestart": []}
+    for state in pack.workers():
+        os.kill(state["pid"], signal.SIGUSR1)
     told = json.loads(pack.command("reload", "--json").stdout)
     assert told["ok"] and told["generation"] == 2
     assert told["workers"] == [{"index": i, "ok": True, "generation": 2} for i in (0, 1)]

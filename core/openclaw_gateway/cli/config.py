@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from openclaw_gateway.cli.context import PROBLEM_FOUND, WRONG_USE, config_option, json_option, load, print_json
-from openclaw_gateway.config.effective import left, standing, values
+from openclaw_gateway.config.effective import differences, left, standing, values
 
 
 @click.group()
@@ -65,12 +65,7 @@ def diff(config: Path | None, as_json: bool) -> None:
     if served is None:
         click.echo(f"no gateway serves this configuration (nothing of one is in {folder})", err=True)
         sys.exit(WRONG_USE)
-    now = standing(gateway)
-    changes = [
-        {"key": key, "served": served.get(key), "file": now.get(key)}
-        for key in sorted({*served, *now})
-        if served.get(key) != now.get(key)
-    ]
+    changes = differences(served, standing(gateway))
     if as_json:
         print_json({"changes": changes})
     elif changes:

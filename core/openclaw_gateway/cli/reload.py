@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,23 +14,24 @@ from openclaw_gateway.cli.context import PROBLEM_FOUND, WRONG_USE, config_option
 @click.command()
 @config_option
 @json_option
+@click.option("--dry-run", is_flag=True, help="Have the gateway say what a reload would change; nothing is swapped.")
 @click.option("--wait", "wait", default=30.0, show_default=True, help="Seconds to wait for the outcome.")
-def reload(config: Path | None, as_json: bool, wait: float) -> None:
+def reload(config: Path | None, as_json: bool, dry_run: bool, wait: float) -> None:
     """Reload the configuration of the gateway that serves it; a bad file changes nothing."""
     import json
     import os
     import signal
     import time
 
-    from openclaw_gateway.serving.presence import OUTCOME_FILE, PID_FILE
+    from openclaw_gateway.serving.presence import OUTCOME_FILE, PID_FILE, REHEARSAL_FILE
 
     gateway = load(config)  # what is wrong is said here, before the running gateway is bothered
     folder = gateway.config_dir / gateway.document.gateway.data_dir
     try:
         pid = int((folder / PID_FILE).read_text())
-        outcome = folder / OUTCOME_FILE
+        outcome = folder / (REHEARSAL_FILE if dry_run else OUTCOME_FILE)
         outcome.unlink(missing_ok=True)
-        os.kill(pid, signal.SIGHUP)
+        os.kill(pid, signal.SIGUSR1 if dry_run else signal.SIGHUP)
     except (OSError, ValueError):
         click.echo(f"no gateway serves this configuration (no process by {folder / PID_FILE})", err=True)
         sys.exit(WRONG_USE)
@@ -42,10 +44,21 @@ def reload(config: Path | None, as_json: bool, wait: float) -> None:
     report = json.loads(outcome.read_text())
     if as_json:
         print_json(report)
-    elif report["ok"]:
-        click.echo(f"reloaded: generation {report['generation']}")
-        for key in report.get("needRestart", ()):
-            click.echo(f"note: {key} has changed and takes effect at a restart")
-    for problem in () if as_json else report["problems"]:
-        click.echo(problem, err=True)
+    else:
+        _tell(report, dry_run=dry_run)
     sys.exit(0 if report["ok"] else PROBLEM_FOUND)
+
+
+def _tell(report: dict[str, Any], *, dry_run: bool) -> None:
+    for problem in report["problems"]:
+        click.echo(problem, err=True)
+    if not report["ok"]:
+        return
+    for change in report.get("changes", ()):
+        click.echo(f"{change['key']}: {change['served'] or '-'} -> {change['file'] or '-'}")
+    if dry_run:
+        click.echo("a reload would be accepted; nothing was swapped" if report["changes"] else "nothing would change")
+    else:
+        click.echo(f"reloaded: generation {report['generation']}")
+    for key in report.get("needRestart", ()):
+        click.echo(f"note: {key} has changed and takes effect at a restart")

@@ -47,6 +47,15 @@ def standing(gateway: Any) -> dict[str, str]:
     return found
 
 
+def differences(served: dict[str, str], files: dict[str, str]) -> list[dict[str, str | None]]:
+    """Return each key whose value in the files is not the one that is served, with both."""
+    return [
+        {"key": key, "served": served.get(key), "file": files.get(key)}
+        for key in sorted({*served, *files})
+        if served.get(key) != files.get(key)
+    ]
+
+
 def leave(gateway: Any, folder: Path) -> None:
     """Leave in `folder` what is served, for its owner alone to read. A failure is logged: it hinders nobody."""
     fresh = folder / f"{FILE}.{os.getpid()}"

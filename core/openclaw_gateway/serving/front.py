@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from openclaw_gateway.config.effective import differences, standing
 from openclaw_gateway.config.layers import Layers, TomlFile
 from openclaw_gateway.errors import ConfigError, StartFailed
 from openclaw_gateway.gateway import Gateway
@@ -85,17 +86,7 @@ class Front:
             raise StartFailed("the gateway is stopping")
         async with self._reloading:
             old = self._served
-            before = old.gateway.layers
-            layers = await asyncio.to_thread(
-                lambda: Layers(TomlFile(before.file.path, before.file.shown), before.environ)
-            )
-            fresh = await asyncio.to_thread(
-                Gateway,
-                layers,
-                clock=old.gateway.clock,
-                generation=old.gateway.generation + 1,
-                workers=old.gateway.workers,
-            )
+            fresh = await asyncio.to_thread(_again, old.gateway)
             fresh.url, fresh.operations_url = old.gateway.url, old.gateway.operations_url
             fresh.inherit(old.gateway)
             new = _Served(fresh)
@@ -107,14 +98,20 @@ class Front:
             task = asyncio.create_task(self._retire(old))
             self._retired.add(task)
             task.add_done_callback(self._retired.discard)
-        was, now = old.gateway.document.gateway, fresh.document.gateway
-        fixed = [f"gateway.{name}" for name in _FIXED if getattr(was, name) != getattr(now, name)]
-        if (was.tls is None) != (now.tls is None):
-            fixed.append("gateway.tls")
+        fixed = _fixed(old.gateway, fresh)
         logger.info(
             "reloaded", extra={"fields": {"generation": fresh.generation, **({"needRestart": fixed} if fixed else {})}}
         )
         return fixed
+
+    async def rehearse(self) -> tuple[list[dict[str, str | None]], list[str]]:
+        """Build what a reload would swap in, and drop it; return what would change, and what needs a restart.
+
+        No plugin is opened: that a store answers is not looked at. Raises ConfigError.
+        """
+        served = self.gateway
+        fresh = await asyncio.to_thread(_again, served)
+        return differences(standing(served), standing(fresh)), _fixed(served, fresh)
 
     async def _retire(self, old: _Served) -> None:
         within = old.gateway.document.gateway.drain_timeout
@@ -128,6 +125,19 @@ class Front:
                 await old.gateway.drain(within)
         await old.close()
         self.after_reload()
+
+
+def _again(served: Gateway) -> Gateway:
+    """Build a gateway of the same files as they are now. Raises ConfigError."""
+    before = served.layers
+    layers = Layers(TomlFile(before.file.path, before.file.shown), before.environ)
+    return Gateway(layers, clock=served.clock, generation=served.generation + 1, workers=served.workers)
+
+
+def _fixed(served: Gateway, fresh: Gateway) -> list[str]:
+    was, now = served.document.gateway, fresh.document.gateway
+    fixed = [f"gateway.{name}" for name in _FIXED if getattr(was, name) != getattr(now, name)]
+    return [*fixed, "gateway.tls"] if (was.tls is None) != (now.tls is None) else fixed
 
 
 class _Served:
@@ -175,3 +185,13 @@ async def reload_and_report(front: Front) -> dict[str, Any]:
         logger.error("not reloaded: %s", error)
         return {"ok": False, "generation": front.gateway.generation, "problems": [str(error)]}
     return {"ok": True, "generation": front.gateway.generation, "problems": [], "needRestart": fixed}
+
+
+async def rehearse_and_report(front: Front) -> dict[str, Any]:
+    """Say in the same form what a reload would do; nothing is swapped."""
+    generation = front.gateway.generation
+    try:
+        changes, fixed = await front.rehearse()
+    except ConfigError as error:
+        return {"ok": False, "generation": generation, "problems": [str(p) for p in error.problems]}
+    return {"ok": True, "generation": generation, "problems": [], "changes": changes, "needRestart": fixed}

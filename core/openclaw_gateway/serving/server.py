@@ -19,7 +19,7 @@ from openclaw_gateway.gateway import Gateway
 from openclaw_gateway.serving import listeners
 from openclaw_gateway.serving.collecting import settle
 from openclaw_gateway.serving.edge import Edge
-from openclaw_gateway.serving.front import Front, reload_and_report
+from openclaw_gateway.serving.front import Front, rehearse_and_report, reload_and_report
 from openclaw_gateway.serving.notify import keep_alive, notify
 from openclaw_gateway.serving.presence import present
 from openclaw_gateway.serving.sockets import Socket
@@ -105,6 +105,9 @@ class Server(uvicorn.Server):
         notify(STOPPING="1")
         self.gateway.begin_drain()
         self.config.http_protocol_class.leaving = True  # type: ignore[attr-defined]
+        for connection in self.server_state.connections:
+            if isinstance(connection, Edge):
+                connection.leave()
         if settings.lame_duck:
             await asyncio.sleep(settings.lame_duck)
         self.gateway.refuse_new_work()
@@ -197,6 +200,7 @@ async def _run(gateway: Gateway, ready: Callable[[], None]) -> int:
         async with present(
             gateway.config_dir / settings.data_dir,
             lambda: reload_and_report(server.front),
+            lambda: rehearse_and_report(server.front),
             files=files,
             watch=settings.watch,
         ):

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -103,10 +103,10 @@ class Place:
         self._settle(_failed("the worker ended during the reload"))
         return self.returncode
 
-    async def reload(self) -> dict[str, Any]:
-        """Have it reload; return its report."""
+    async def reload(self, how: Literal["real", "rehearsal"] = "real") -> dict[str, Any]:
+        """Have it reload, or say what a reload would do; return its report."""
         self._reloaded = asyncio.get_running_loop().create_future()
-        self.tell({"reload": True})
+        self.tell({"reload": how})
         try:
             async with asyncio.timeout(_RELOAD):
                 return await self._reloaded

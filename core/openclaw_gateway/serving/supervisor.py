@@ -58,6 +58,8 @@ class Supervisor:
         self._ready = ready
         self._generation = 1
         self._stopping = asyncio.Event()
+        #: a worker gives one report at a time
+        self._reloading = asyncio.Lock()
         self._places: list[Place] = []
         #: (index of who asked, its number) → the workers that have not answered yet
         self._asked: dict[tuple[int, int], set[int]] = {}
@@ -77,7 +79,7 @@ class Supervisor:
         data = directory / settings.data_dir
         files = (self._config, directory / settings.tiers)
         with emptied(data) as folder:
-            async with present(data, self._reload, files=files, watch=settings.watch):
+            async with present(data, self._reload, self._rehearse, files=files, watch=settings.watch):
                 return await self._serve(folder)
 
     async def _serve(self, folder: Path) -> int:
@@ -188,6 +190,10 @@ class Supervisor:
 
     async def _reload(self) -> dict[str, Any]:
         """Have one worker reload, and only where it could the others: a bad file changes nothing."""
+        async with self._reloading:
+            return await self._reload_all()
+
+    async def _reload_all(self) -> dict[str, Any]:
         serving = [place for place in self._places if place.serving.is_set()]
         if not serving:
             return {"ok": False, "generation": self._generation, "problems": ["no worker serves"]}
@@ -207,6 +213,14 @@ class Supervisor:
         logger.info("reload: %s", "done" if ok else "; ".join(problems))
         told = [{"index": index, "ok": one["ok"], "generation": one["generation"]} for index, one in reports.items()]
         return {**report, "ok": ok, "generation": self._generation, "problems": problems, "workers": told}
+
+    async def _rehearse(self) -> dict[str, Any]:
+        """Have one worker say what a reload would do: all of them serve the same files."""
+        async with self._reloading:
+            for place in self._places:
+                if place.serving.is_set():
+                    return await place.reload("rehearsal")
+        return {"ok": False, "generation": self._generation, "problems": ["no worker serves"]}
 
     def _stop(self) -> None:
         if not self._stopping.is_set():

@@ -103,7 +103,7 @@ class Workers:
 async def _work(order: Order) -> int:
     from openclaw_gateway.config.layers import Layers, TomlFile
     from openclaw_gateway.gateway import Gateway
-    from openclaw_gateway.serving.front import reload_and_report
+    from openclaw_gateway.serving.front import rehearse_and_report, reload_and_report
     from openclaw_gateway.serving.server import Server
 
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=order.channel))
@@ -122,15 +122,16 @@ async def _work(order: Order) -> int:
         operations=[socket.socket(fileno=fd) for fd in order.operations],
     )
 
-    async def reload() -> None:
-        workers.tell({"reloaded": await reload_and_report(server.front)})
+    async def reload(*, rehearsal: bool) -> None:
+        report = rehearse_and_report if rehearsal else reload_and_report
+        workers.tell({"reloaded": await report(server.front)})
 
     async def listen() -> None:
         reloads: set[asyncio.Task[None]] = set()
         while line := await reader.readline():
             message = json.loads(line)
             if "reload" in message:
-                task = asyncio.create_task(reload())
+                task = asyncio.create_task(reload(rehearsal=message["reload"] == "rehearsal"))
                 reloads.add(task)
                 task.add_done_callback(reloads.discard)
             else:
@@ -144,7 +145,8 @@ async def _work(order: Order) -> int:
             await asyncio.sleep(PULSE)
 
     # A reload comes over the channel: a signal to the whole group must not make each reload by itself.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for asks in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(asks, signal.SIG_IGN)
     tasks = [asyncio.create_task(listen()), asyncio.create_task(pulse())]
     try:
         return await server.serve_until_stopped()
