@@ -12,7 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from openclaw_gateway.testing import build, configuration, serving
+from openclaw_gateway.errors import StartFailed
+from openclaw_gateway.testing import build, configuration, served, serving
 from openclaw_plugins.access_log.lines import Ended, HumanForm, JsonForm, Said
 from openclaw_plugins.access_log.redaction import Redaction
 from openclaw_plugins.access_log.sink import RotatedFile, Sink, StreamTarget
@@ -313,6 +314,36 @@ async def test_lines_of_a_running_gateway(tmp_path: Path) -> None:
     assert requests[1]["refusedBy"] == "auth" and requests[1]["errorCode"] == "UNAUTHORIZED"
     probe = next(line for line in lines if line.get("logger") == "openclaw.probe")
     assert (probe["message"], probe["apiKey"], probe["rows"]) == ("a word", "[REDACTED]", 2)
+
+
+async def test_reloads_neither_double_nor_lose_what_other_parts_say(tmp_path: Path) -> None:
+    edit = {"plugins.access_log.file": "gateway.log"}
+    path = configuration(tmp_path, edit=edit)
+    ours, probe = logging.getLogger("openclaw"), logging.getLogger("openclaw.probe")
+    before, level = list(ours.handlers), ours.level
+    async with served(build(path)) as server:
+        probe.info("one")
+        for word in ("two", "three"):
+            await server.front.reload()
+            probe.info(word)
+        # Refused when the log is open already: what was there before goes on.
+        configuration(tmp_path, edit={**edit, "plugins.database.url": "sqlite:////nowhere/at/all.db"})
+        with pytest.raises(StartFailed):
+            await server.front.reload()
+        async with asyncio.timeout(20):
+            while len(ours.handlers) > len(before) + 1:  # until the gateways before are closed
+                await asyncio.sleep(0.01)
+        probe.info("four")
+        configuration(tmp_path, edit={**edit, "plugins.access_log.level": "error"})
+        await server.front.reload()
+        probe.info("five")
+        probe.error("six")
+    assert (ours.handlers, ours.level) == (before, level)
+    lines = lines_of(tmp_path / "gateway.log")
+    assert [line["message"] for line in lines if line.get("logger") == "openclaw.probe"] == [
+        "one", "two", "three", "four", "six",
+    ]  # fmt: skip
+    assert [line["generation"] for line in lines if line.get("message") == "reloaded"] == [2, 3]
 
 
 async def test_a_thousand_canaries_through_every_input_leave_no_trace(tmp_path: Path, record_property: Any) -> None:

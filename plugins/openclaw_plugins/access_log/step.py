@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -29,6 +29,7 @@ from openclaw_gateway.api import (
     PluginConfig,
     hookimpl,
 )
+from openclaw_plugins.access_log.hearing import Hearing
 from openclaw_plugins.access_log.levels import FILE, LEVELS, Levels
 from openclaw_plugins.access_log.lines import Ended, Form, HumanForm, JsonForm, Said
 from openclaw_plugins.access_log.redaction import Redaction
@@ -36,8 +37,6 @@ from openclaw_plugins.access_log.sink import RotatedFile, Sink, StreamTarget, Ta
 
 __all__ = ["AccessLog"]
 
-#: loggers that write here while the gateway runs, and from which level at least
-_HEARD = {"openclaw": logging.DEBUG, "uvicorn.error": logging.WARNING, "asyncio": logging.WARNING}
 #: seconds between two looks for overrides
 _WATCH = 0.5
 _EVENTS = {"http": "request", "websocket": "websocket", "message": "message"}
@@ -80,16 +79,25 @@ class AccessLog:
             Counter, "log_lines_dropped_total", "Log lines lost to a full queue or to a target that fails"
         )
         self._sink = Sink(self._form(), self._target, dropped.inc, loss=self._told_of_loss)
+        self._hearing = Hearing(_Handler(self._sink, self._levels), self._levels)
+        self._predecessor: Hearing | None = None
+
+    @hookimpl
+    def inherit(self, previous: AccessLog) -> None:
+        # Not the plugin: that would keep every gateway before this one.
+        self._predecessor = previous._hearing
 
     @hookimpl
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         self._sink.start()
         watching = asyncio.create_task(self._watch())
+        self._hearing.begin(self._predecessor)
+        self._predecessor = None
         try:
-            with _listening(_Handler(self._sink, self._levels), self._levels):
-                yield
+            yield
         finally:
+            self._hearing.end()
             watching.cancel()
             if not await asyncio.to_thread(self._sink.stop):
                 self._host.logger.error("the log's target did not take its last lines in time")
@@ -146,7 +154,7 @@ class AccessLog:
                 # In a thread: a disk that does not answer must not hold up the loop.
                 if await asyncio.to_thread(self._levels.refresh):
                     # Whoever reads a log has to see that it changed.
-                    logging.getLogger("openclaw").setLevel(self._levels.least)
+                    self._hearing.settle()
                     level = logging.getLevelName(self._levels.least).lower()
                     logger.warning(
                         "what is logged has changed", extra={"fields": {"event": "log_level", "least": level}}
@@ -211,33 +219,3 @@ def _context(x: Exchange) -> dict[str, str | None]:
         "organizationId": principal.organization if principal is not None else None,
         "sessionId": x.get(SESSION_ID),
     }
-
-
-@contextmanager
-def _listening(handler: logging.Handler, levels: Levels) -> Iterator[None]:
-    """Attach the handler to the loggers that we hear; on leaving all is as it was."""
-    before = {}
-    for name, least in _HEARD.items():
-        logger = logging.getLogger(name)
-        before[name] = (logger.level, _Narrowed(handler, least))
-        logger.addHandler(before[name][1])
-        if name == "openclaw":
-            logger.setLevel(levels.least)
-    try:
-        yield
-    finally:
-        for name, (old, attached) in before.items():
-            logger = logging.getLogger(name)
-            logger.removeHandler(attached)
-            logger.setLevel(old)
-
-
-class _Narrowed(logging.Handler):
-    """The same handler, for one logger, from a level of its own."""
-
-    def __init__(self, inner: logging.Handler, level: int) -> None:
-        super().__init__(level)
-        self._inner = inner
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._inner.emit(record)
