@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
 if TYPE_CHECKING:
+    from openclaw_gateway.config.units import Secret
     from openclaw_gateway.gateway import Gateway
+
+#: what examples and templates have where a secret belongs
+_PLACEHOLDER = re.compile(r"(?i)change.?(me|this|it)|replace.?(me|this)|placeholder|example|your[-_ ]|default|password")
+#: different characters of a text that nobody guesses; 32 random hexadecimal digits have fewer once in 10 ** 9
+_FEWEST_CHARACTERS = 5
+#: stands for "nothing to look at", and is no placeholder
+_NONE = "0123456789abcdef"
 
 Severity = Literal["error", "warning", "note"]
 
@@ -71,21 +81,30 @@ def _readable_secrets(gateway: Gateway) -> Iterator[Diagnosis]:
 
 
 def _literal_secrets(gateway: Gateway) -> Iterator[Diagnosis]:
-    from openclaw_gateway.config.units import Secret
+    for keys, secret in _secrets(gateway):
+        if secret.reference == "(literal)" and keys in gateway.layers.file.positions:
+            yield Diagnosis(
+                id="S004",
+                group="security",
+                severity="warning",
+                evidence=f"{gateway.layers.file.origin(keys)}: {'.'.join(keys)} is written into the file",
+                fix='refer to it: "env:NAME" or "file:PATH"',
+            )
 
-    for definition in gateway.definitions:
-        for name in getattr(definition.config, "__struct_fields__", ()):
-            value = getattr(definition.config, name)
-            if isinstance(value, Secret) and value.reference == "(literal)":
-                keys = ("plugins", definition.id, name)
-                if keys in gateway.layers.file.positions:
-                    yield Diagnosis(
-                        id="S004",
-                        group="security",
-                        severity="warning",
-                        evidence=f"{gateway.layers.file.origin(keys)}: {'.'.join(keys)} is written into the file",
-                        fix='refer to it: "env:NAME" or "file:PATH"',
-                    )
+
+def _placeholders(gateway: Gateway) -> Iterator[Diagnosis]:
+    for keys, secret in _secrets(gateway):
+        text = secret.reveal()
+        if "://" in text:  # of the URL of a store, only its password; one without needs none
+            text = urlsplit(text).password or _NONE
+        if _PLACEHOLDER.search(text) or len(set(text)) < _FEWEST_CHARACTERS:
+            yield Diagnosis(
+                id="S009",
+                group="security",
+                severity="error",
+                evidence=f"{'.'.join(keys)} is a placeholder or can be guessed (from {secret.reference})",
+                fix="put a random one in its place: openssl rand -hex 32",
+            )
 
 
 def _unlimited(gateway: Gateway) -> Iterator[Diagnosis]:
@@ -211,6 +230,7 @@ _CHECKS: tuple[Callable[[Gateway], Iterator[Diagnosis]], ...] = (
     _open_without_tls,
     _readable_secrets,
     _literal_secrets,
+    _placeholders,
     _unlimited,
     _writable_config,
     _data_dir,
@@ -219,6 +239,24 @@ _CHECKS: tuple[Callable[[Gateway], Iterator[Diagnosis]], ...] = (
     _open_operations,
     _too_many_workers,
 )
+
+
+def _secrets(gateway: Gateway) -> Iterator[tuple[tuple[str, ...], Secret]]:
+    """Walk the secrets that plugins are configured with, those in tables included."""
+    from openclaw_gateway.config.units import Secret
+
+    def walk(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Secret]]:
+        if isinstance(value, Secret):
+            yield keys, value
+        elif isinstance(value, dict):
+            for name, item in value.items():
+                yield from walk(item, (*keys, str(name)))
+        else:
+            for name in getattr(value, "__struct_fields__", ()):
+                yield from walk(getattr(value, name), (*keys, name))
+
+    for definition in gateway.definitions:
+        yield from walk(definition.config, ("plugins", definition.id))
 
 
 def secret_files(gateway: Gateway) -> Iterator[Path]:
