@@ -21,6 +21,8 @@ SBOM = ROOT / "docs" / "reference" / "sbom.cdx.json"
 ENTRY = re.compile(r"^([a-z0-9-]+)==(\S+)(.*?)(?: \\)?$")
 NAME = re.compile(r"^[A-Za-z0-9._-]+")
 OWN = "openclaw-gateway"
+#: the licences of what only some machines install, so that all of them write the same
+ELSEWHERE = {"async-timeout": "Apache Software License", "colorama": "BSD License"}
 
 
 def main() -> int:
@@ -71,7 +73,7 @@ def locked() -> dict[str, tuple[str, str]]:
 def component(name: str, version: str, marker: str) -> dict[str, Any]:
     purl = f"pkg:pypi/{name}@{version}"
     found: dict[str, Any] = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
-    if said := licence_of(name):
+    if said := ELSEWHERE.get(name) or licence_of(name):
         found["licenses"] = licence(said)
     if marker:
         found["properties"] = [{"name": "openclaw:marker", "value": marker}]

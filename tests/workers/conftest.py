@@ -9,8 +9,16 @@ from servers import Postgres, start_valkey
 from workers.pack import Pack
 
 
+@pytest.fixture
+def pack(started: Pack) -> Pack:
+    """One that serves, whatever test came before: in parallel they come in any order."""
+    if not started.runs:
+        started.start()
+    return started
+
+
 @pytest.fixture(scope="module")
-def pack(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pack]:
+def started(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pack]:
     name = postgres.create()
     with start_valkey() as valkey:
         found = Pack(tmp_path_factory.mktemp("pack"), postgres.url(name), valkey.url)

@@ -90,6 +90,10 @@ class Pack:
         # All serve when the supervisor says so, and no request before that.
         self.until(lambda: " serves " in self.told())
 
+    @property
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def mark(self) -> None:
         """Forget what it has said until now."""
         self._marked = self.log.stat().st_size if self.log.exists() else 0
@@ -106,7 +110,7 @@ class Pack:
 
     def end(self) -> None:
         """End whatever is left."""
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None and self.runs:
             self.process.kill()
             self.process.wait(_WITHIN)
 

@@ -226,7 +226,6 @@ def test_one_that_cannot_start_stops_the_start(pack: Pack, tmp_path: Path) -> No
     assert (found.returncode, f"cannot listen on 127.0.0.1:{pack.port}" in found.stderr) == (1, True), found.stderr
 
 
-# The last, for it leaves the gateway down.
 def test_the_second_signal_ends_at_once(pack: Pack) -> None:
     connection = socket.create_connection(("127.0.0.1", pack.port), timeout=90)
     connection.sendall(
