@@ -150,3 +150,41 @@ async def test_a_stop_with_an_open_stream_loses_nothing(tmp_path: Path) -> None:
                 used = {row["name"]: row["used"] for row in (await answer.json())["limits"]}
         assert stored == ["go", text]
         assert used["quota.messages"] == 1
+
+
+async def test_commands_beside_a_gateway_take_nothing_from_it(tmp_path: Path) -> None:
+    """From its first start on, and after a reload: what a command writes is seen, and what is answered is stored."""
+
+    async def command(*words: str) -> str:
+        done = await asyncio.to_thread(
+            subprocess.run, [*COMMAND[:-1], *words], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    async def status(url: str, key: str) -> int:
+        headers = {"Authorization": f"Bearer {key}"}
+        async with aiohttp.ClientSession(headers=headers) as http, http.get(url + "/v1/models") as answer:
+            return answer.status
+
+    port = str(free_port())
+    async with started(tmp_path, "--port", port) as gateway:
+        kept = re.search(r"ocg_\w+", gateway.banner).group()  # type: ignore[union-attr]
+        for name in ("first", "after a reload"):
+            made = json.loads(await command("keys", "create", "--org", "a", "--user", "u", "--tier", "teams", "--json"))
+            assert await status(gateway.url, made["key"]) == 200, name
+            await command("keys", "revoke", made["id"])
+            async with asyncio.timeout(10):
+                while await status(gateway.url, made["key"]) != 401:
+                    await asyncio.sleep(0.05)
+            await command("reload")
+        headers = {"Authorization": f"Bearer {kept}"}
+        async with aiohttp.ClientSession(gateway.url, headers=headers) as http:
+            async with http.post("/api/v1/sessions", json={"metadata": {}}) as answer:
+                session = (await answer.json())["sessionId"]
+            await command("keys", "list")
+            gateway.process.kill()
+            await gateway.process.wait()
+    async with started(tmp_path, "--port", port) as gateway, aiohttp.ClientSession(headers=headers) as http:
+        async with http.get(f"{gateway.url}/api/v1/sessions/{session}") as answer:
+            assert answer.status == 200, await answer.text()
+        assert await gateway.stop() == 0

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import stat
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from openclaw_gateway.config.document import Document, GatewaySettings
 from openclaw_gateway.testing import configuration
 from openclaw_plugins.database import schema
 from openclaw_plugins.database.commands import db
+from openclaw_plugins.database.engines import made_private
 from openclaw_plugins.database.faults import Fault
 from openclaw_plugins.database.pool import SqlDatabase
 
@@ -420,3 +422,29 @@ def test_db_commands(tmp_path: Path) -> None:
     code, output = run("check", "--json")
     assert code == 0
     assert msgspec.json.decode(output)["current"] == ["0007"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_a_database_that_is_open_is_not_opened_beside_sqlite(tmp_path: Path) -> None:
+    """To close a file drops every lock that this process has on it, SQLite's among them."""
+    file = tmp_path / "gateway.db"
+    made_private(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    ours = sqlite3.connect(file, isolation_level=None)
+    ours.execute("PRAGMA journal_mode=WAL")
+    ours.execute("CREATE TABLE t (x)")
+    made_private(file)
+    other = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('INSERT INTO t VALUES (1)'); c.commit()"
+    subprocess.run([sys.executable, "-c", f"{other}; c.close()", file], check=True)
+    # The other one was not the last, and has left the log that we go on with.
+    assert file.with_name("gateway.db-wal").exists()
+    assert ours.execute("SELECT count(*) FROM t").fetchone() == (1,)
+    ours.close()
+
+
+def test_a_database_that_may_not_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "gateway.db"
+    file.touch()
+    monkeypatch.setattr("os.access", lambda *_: False)  # the tests may be run by root, who may open everything
+    with pytest.raises(StartFailed, match=r"gateway\.db cannot be opened: permission denied"):
+        made_private(file)

@@ -173,9 +173,17 @@ def _milliseconds(seconds: float) -> str:
 
 
 def made_private(file: Path) -> None:
-    """Make the file before SQLite does, closed to others; the -wal and -shm files take over its mode."""
+    """Make the file before SQLite does, closed to others; the -wal and -shm files take over its mode.
+
+    A file that is there is never opened here. SQLite's locks belong to the process, and whoever closes another
+    descriptor of the file drops all of them (https://sqlite.org/howtocorrupt.html, 2.2): the next command that closes
+    the database would take itself for the last, and delete the log that connections of ours go on writing to.
+    """
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        os.close(os.open(file.resolve(), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        if not os.access(file, os.R_OK | os.W_OK):
+            raise StartFailed(f"the database file {file} cannot be opened: permission denied") from None
     except OSError as error:
         raise StartFailed(f"the database file {file} cannot be opened: {error.strerror}") from error
