@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -238,13 +238,7 @@ class Gateway:
             unmetered=settings.unmetered,
             open_access=stand_in is not None,
         )
-        findings += [
-            Finding(
-                ("gateway", "pipeline"), f"route {'/'.join(proof.route.methods)} {proof.route.path} is refused: {gap}"
-            )
-            for proof in proofs
-            for gap in proof.gaps
-        ]
+        findings += _refused_routes(proofs)
         self._refuse(findings)
         meters = known_meters(c.route for c in compiled)
         self.admission.by_meter, self.admission.whole = plans_by_meter(self.steps, self.tiers, meters)
@@ -290,3 +284,17 @@ class Gateway:
         found = [*problems, *(Problem.of(finding, self.layers.origin) for finding in findings)]
         if found:
             raise ConfigError(found)
+
+
+def _refused_routes(proofs: Iterable[Proof]) -> Iterator[Finding]:
+    """One finding a gap: one mistake often opens the same one on every route."""
+    found: dict[str, list[str]] = {}
+    for proof in proofs:
+        for gap in proof.gaps:
+            found.setdefault(gap, []).append(f"{'/'.join(proof.route.methods)} {proof.route.path}")
+    for gap, routes in found.items():
+        named = ", ".join(routes[:3]) + (f" and {len(routes) - 3} more" if len(routes) > 3 else "")
+        yield Finding(
+            ("gateway", "pipeline"),
+            f"route{'s' * (len(routes) > 1)} {named} {'are' if len(routes) > 1 else 'is'} refused: {gap}",
+        )
