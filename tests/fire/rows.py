@@ -190,7 +190,7 @@ ROWS = (
         "canaries",
         "secrets through every input: traces in logs, answers, metrics",
         "0 of 1,000",
-        ("tests/plugins/test_access_log.py::test_a_thousand_canaries_through_every_input_leave_no_trace",),
+        ("tests/plugins/test_canaries.py::test_a_thousand_canaries_through_every_input_leave_no_trace",),
     ),
     Row(
         "ssrf",

@@ -294,7 +294,7 @@ PLANTED = (
         "plugins/openclaw_plugins/access_log/redaction.py",
         "        text = _SECRETS.sub(_mask, text)\n",
         "        text = str(text)\n",
-        "tests/plugins/test_access_log.py::test_a_thousand_canaries_through_every_input_leave_no_trace",
+        "tests/plugins/test_canaries.py::test_a_thousand_canaries_through_every_input_leave_no_trace",
     ),
     Planted(
         "the socket goes wherever the name leads",

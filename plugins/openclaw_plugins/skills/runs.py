@@ -31,6 +31,8 @@ from openclaw_gateway.api import (
     SkillFailed,
     SkillInfo,
     StoreUnavailable,
+    end_span,
+    start_span,
 )
 from openclaw_plugins.skills.executions import Executions
 from openclaw_plugins.skills.registry import Known
@@ -168,7 +170,10 @@ class Run:
         telling = Telling(runs.events, self.organization, self._session_id, body, self._heard)
         telling.tell("started")
         started = runs.host.clock.monotonic()
+        said = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name, "gen_ai.tool.type": "function"}
+        span = start_span(f"execute_tool {name}", said, kind="internal")
         status, result, error, error_type = await self._attempt(telling, at_most)
+        end_span(span, error_type)
         seconds = runs.host.clock.monotonic() - started
         runs.numbers.ended(name, status, seconds, error_type)
         execution = Execution(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from openclaw_gateway.api import PRINCIPAL, REQUEST_ID, SESSION_ID, TIER, Exchange, Outcome
@@ -11,6 +12,11 @@ HTTP_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH"
 _ROUTE = "http.route"
 _STATUS = "http.response.status_code"
 _ERROR = "error.type"
+
+# What a client may have put where it does not belong: a long run with a digit in it, or a very long one, is no word.
+_OPAQUE = re.compile(r"(?=[A-Za-z0-9_+=~.-]*\d)[A-Za-z0-9_+=~.-]{16,}|[A-Za-z0-9_+=~.-]{33,}|[^/\s@]{1,64}@[^/\s]+")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_LONGEST = 256
 
 
 def span_name(x: Exchange) -> str:
@@ -32,11 +38,11 @@ def at_start(x: Exchange) -> dict[str, Any]:
     said: dict[str, Any] = {
         "http.request.method": method if method in HTTP_METHODS else "_OTHER",
         "url.scheme": scope.get("scheme", "http"),
-        "url.path": x.path,
+        "url.path": _readable(x.path),
         "network.protocol.version": scope.get("http_version", "1.1"),
     }
     if method not in HTTP_METHODS:
-        said["http.request.method_original"] = method[:32]
+        said["http.request.method_original"] = _readable(method)
     if x.route.route.methods:
         said[_ROUTE] = x.route.route.path
     if x.client:
@@ -44,7 +50,7 @@ def at_start(x: Exchange) -> dict[str, Any]:
     if (server := scope.get("server")) is not None:
         said["server.address"], said["server.port"] = server[0], server[1] or 0
     if (agent := x.header(b"user-agent")) is not None:
-        said["user_agent.original"] = agent[:256].decode("latin-1")
+        said["user_agent.original"] = _readable(agent.decode("latin-1"))
     return said
 
 
@@ -60,7 +66,7 @@ def at_end(x: Exchange, outcome: Outcome) -> dict[str, Any]:
     if (principal := x.get(PRINCIPAL)) is not None:
         said["openclaw.organization_id"] = principal.organization
     if (session := x.get(SESSION_ID)) is not None:
-        said["gen_ai.conversation.id"] = session
+        said["gen_ai.conversation.id"] = _readable(session)
     if outcome.refused_by is not None:
         said["openclaw.refused_by"] = outcome.refused_by
     if outcome.error_code is not None:
@@ -75,3 +81,9 @@ def at_end(x: Exchange, outcome: Outcome) -> dict[str, Any]:
 def failed(outcome: Outcome) -> bool:
     """Whether we are at fault: what a client did wrong leaves the status of a server's span alone."""
     return outcome.status >= 500 or (outcome.error is not None and not 0 < outcome.status < 500)
+
+
+def _readable(text: str) -> str:
+    """Return what a client sent with nothing in it that could be a secret: ids of the shape that we give, and words."""
+    shown = "/".join(part if _UUID.fullmatch(part) else _OPAQUE.sub("*", part) for part in text.split("/"))
+    return shown[:_LONGEST]
