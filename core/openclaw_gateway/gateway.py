@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from openclaw_gateway.config.document import StepSettings
 from openclaw_gateway.config.layers import Layers, TomlFile
 from openclaw_gateway.config.problems import Problem
 from openclaw_gateway.errors import ConfigError, StartFailed
+from openclaw_gateway.gaps import refused_routes, unbuildable
 from openclaw_gateway.hooks import HealthCheck
 from openclaw_gateway.host import Host
 from openclaw_gateway.loader import Loaded, load
@@ -209,6 +210,8 @@ class Gateway:
             except KeyError:
                 if not findings and not problems:  # else it names a plugin that could not be built: that is reported
                     raise
+            except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its author's mistake, not ours
+                findings.append(unbuildable(definition.id, error))
             else:
                 self.instances[definition.id] = instance
         used = {d.id: (d.use, self.instances.get(d.id)) for d in loaded.definitions}
@@ -238,7 +241,7 @@ class Gateway:
             unmetered=settings.unmetered,
             open_access=stand_in is not None,
         )
-        findings += _refused_routes(proofs)
+        findings += refused_routes(proofs)
         self._refuse(findings)
         meters = known_meters(c.route for c in compiled)
         self.admission.by_meter, self.admission.whole = plans_by_meter(self.steps, self.tiers, meters)
@@ -284,17 +287,3 @@ class Gateway:
         found = [*problems, *(Problem.of(finding, self.layers.origin) for finding in findings)]
         if found:
             raise ConfigError(found)
-
-
-def _refused_routes(proofs: Iterable[Proof]) -> Iterator[Finding]:
-    """One finding a gap: one mistake often opens the same one on every route."""
-    found: dict[str, list[str]] = {}
-    for proof in proofs:
-        for gap in proof.gaps:
-            found.setdefault(gap, []).append(f"{'/'.join(proof.route.methods)} {proof.route.path}")
-    for gap, routes in found.items():
-        named = ", ".join(routes[:3]) + (f" and {len(routes) - 3} more" if len(routes) > 3 else "")
-        yield Finding(
-            ("gateway", "pipeline"),
-            f"route{'s' * (len(routes) > 1)} {named} {'are' if len(routes) > 1 else 'is'} refused: {gap}",
-        )

@@ -10,10 +10,11 @@ from typing import Any
 import aiohttp
 import pytest
 from fire.watch import Recorder, counts
-from small import CONFIG, TIERS
+from small import CONFIG, TIERS, Api, Named
 
+from openclaw_gateway.api import hookimpl
 from openclaw_gateway.errors import ConfigError, StartFailed
-from openclaw_gateway.serving.front import rehearse_and_report
+from openclaw_gateway.serving.front import rehearse_and_report, reload_and_report
 from openclaw_gateway.testing import build, configuration, served
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -84,6 +85,28 @@ async def test_a_rehearsal_says_what_would_change_and_swaps_nothing(tmp_path: Pa
         told = await rehearse_and_report(server.front)
         assert not told["ok"] and told["problems"][0].startswith("openclaw.toml:1:")
         assert server.gateway is before
+
+
+async def test_a_plugin_that_raises_when_it_is_built_is_named_and_the_next_reload_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = configuration(tmp_path, toml=CONFIG, tiers=TIERS)
+
+    def broken(self: Named, config: Any, host: Any) -> None:
+        raise AttributeError("no such thing")
+
+    async with served(build(path)) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(Named, "__init__", broken)
+            for told in (await reload_and_report(server.front), await rehearse_and_report(server.front)):
+                (problem,) = told["problems"]
+                assert "plugins.named: it cannot be built: AttributeError: no such thing (test_reload.py:" in problem
+        with monkeypatch.context() as patch:  # a hook of which nobody thought
+            patch.setattr(Api, "routes", hookimpl(lambda self: 1 / 0))
+            assert (await reload_and_report(server.front))["problems"] == ["ZeroDivisionError: division by zero"]
+            assert (await rehearse_and_report(server.front))["problems"] == ["ZeroDivisionError: division by zero"]
+        assert (await reload_and_report(server.front))["ok"]
+        assert server.gateway.generation == 2
 
 
 @pytest.mark.timeout(7_200)

@@ -184,6 +184,11 @@ async def reload_and_report(front: Front) -> dict[str, Any]:
     except StartFailed as error:
         logger.error("not reloaded: %s", error)
         return {"ok": False, "generation": front.gateway.generation, "problems": [str(error)]}
+    except Exception as error:  # a plugin's hook: no reason never to reload again
+        logger.exception("not reloaded")
+        return {
+            "ok": False, "generation": front.gateway.generation, "problems": [f"{type(error).__name__}: {error}"],
+        }  # fmt: skip
     return {"ok": True, "generation": front.gateway.generation, "problems": [], "needRestart": fixed}
 
 
@@ -194,4 +199,7 @@ async def rehearse_and_report(front: Front) -> dict[str, Any]:
         changes, fixed = await front.rehearse()
     except ConfigError as error:
         return {"ok": False, "generation": generation, "problems": [str(p) for p in error.problems]}
+    except Exception as error:
+        logger.exception("a rehearsal failed")
+        return {"ok": False, "generation": generation, "problems": [f"{type(error).__name__}: {error}"]}
     return {"ok": True, "generation": generation, "problems": [], "changes": changes, "needRestart": fixed}

@@ -1,0 +1,33 @@
+"""Puts what a boot stumbled over into words: routes that nothing protects, plugins that raise when they are built."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from openclaw_gateway.pipeline import Proof
+from openclaw_gateway.structs import Finding
+
+
+def refused_routes(proofs: Iterable[Proof]) -> Iterator[Finding]:
+    """One finding a gap: one mistake often opens the same one on every route."""
+    found: dict[str, list[str]] = {}
+    for proof in proofs:
+        for gap in proof.gaps:
+            found.setdefault(gap, []).append(f"{'/'.join(proof.route.methods)} {proof.route.path}")
+    for gap, routes in found.items():
+        named = ", ".join(routes[:3]) + (f" and {len(routes) - 3} more" if len(routes) > 3 else "")
+        yield Finding(
+            ("gateway", "pipeline"),
+            f"route{'s' * (len(routes) > 1)} {named} {'are' if len(routes) > 1 else 'is'} refused: {gap}",
+        )
+
+
+def unbuildable(id: str, error: Exception) -> Finding:
+    """Say what a plugin's constructor has raised, and where."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Finding(
+        ("plugins", id),
+        f"it cannot be built: {type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})",
+    )
