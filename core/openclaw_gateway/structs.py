@@ -86,8 +86,10 @@ def _walk(value: Any, type: Any, path: Path, dec_hook: Any) -> Iterator[Finding]
         return
     if origin in (Union, types.UnionType):
         structs = [a for a in args if _is_struct(bare(a))]
-        if len(structs) == 1 and isinstance(value, dict):
-            yield from _walk(value, structs[0], path, dec_hook)
+        lists = [a for a in args if get_origin(bare(a)) is list]
+        likely = structs if isinstance(value, dict) else lists if isinstance(value, list) else []
+        if len(likely) == 1:
+            yield from _walk(value, likely[0], path, dec_hook)
             return
     try:
         msgspec.convert(value, type, dec_hook=dec_hook)

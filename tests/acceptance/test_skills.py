@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import pytest
+from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 from socket_kit import Place, place, said, say
 
@@ -59,6 +61,24 @@ async def test_c9_without_a_session_and_as_a_stream(here: Place) -> None:
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
     assert chunks[-1].usage is not None and chunks[-1].usage.total_tokens == 0
+    await client.close()
+
+
+async def test_a_named_skill_answers_the_messages_api_too(here: Place) -> None:
+    client = AsyncAnthropic(base_url=here.url, api_key=here.key, max_retries=0)
+    given: Any = {"model": "echo", "max_tokens": 5, "messages": ASKED}
+    labels: Any = {"skillName": "no-such-skill", "user_id": "u"}
+    with pytest.raises(anthropic.BadRequestError, match=r"metadata\.skillName"):
+        await client.messages.create(**given, metadata=labels)
+    _, usage = await here.ask("GET", "/api/v1/usage")
+    assert {row["name"]: row["used"] for row in usage["limits"]}["quota.messages"] == 0
+    labels["skillName"] = "search"
+    whole = await client.messages.create(**given, metadata=labels)
+    (block,) = whole.content
+    assert block.type == "text" and block.text != "quarterly report"  # which echo would have said
+    async with client.messages.stream(**given, metadata=labels) as stream:
+        assert "".join([text async for text in stream.text_stream]) == block.text
+    assert here.metric("skill_executions_total", skill_name="search", status="completed") == 2
     await client.close()
 
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from openclaw_gateway.api import Refused, bad_request, decode
-from openclaw_plugins.chat.shapes import Completion
+from openclaw_plugins.chat.shapes import Completion, Probability, Temperature, TokenBound
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -52,26 +52,27 @@ class ToolChoice(msgspec.Struct):
     disable_parallel_tool_use: bool | None = None
 
 
-class UserLabel(msgspec.Struct):
-    """The client's own name for its user."""
+class Labels(msgspec.Struct, rename={"skill_name": "skillName"}):
+    """The client's own name for its user, and the skill that it wants run."""
 
     user_id: str | None = None
+    skill_name: Annotated[str | None, Meta(description="Run this skill.")] = None
 
 
 class MessagesRequest(msgspec.Struct):
     """A request of the Messages API, as far as it has a counterpart; fields that are not named here are left out."""
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
-    max_tokens: Annotated[int, Meta(ge=1)]
+    max_tokens: TokenBound
     messages: Annotated[list[Turn], Meta(min_length=1)]
     system: str | list[Block] | None = None
     stream: bool | None = None
     stop_sequences: list[str] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
+    temperature: Temperature | None = None
+    top_p: Probability | None = None
     tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None
-    metadata: UserLabel | None = None
+    metadata: Labels | None = None
 
 
 def read_messages(body: bytes) -> tuple[Completion, dict[str, Any], bytes]:
@@ -91,6 +92,8 @@ def read_messages(body: bytes) -> tuple[Completion, dict[str, Any], bytes]:
     request.update({name: value for name, value in given.items() if value is not None})
     if asked.metadata is not None and asked.metadata.user_id is not None:
         request["user"] = asked.metadata.user_id
+    if asked.metadata is not None and asked.metadata.skill_name is not None:
+        request["metadata"] = {"skillName": asked.metadata.skill_name}
     if asked.tools:
         request["tools"] = [_tool(tool, f"tools[{i}]") for i, tool in enumerate(asked.tools)]
         choice = asked.tool_choice

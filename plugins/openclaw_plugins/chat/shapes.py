@@ -9,6 +9,13 @@ from msgspec import Meta
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
+#: more tokens than any model takes; a 32-bit count, so that sums of them stay whole numbers in every store
+TokenBound = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+#: OpenAI's bounds; an upstream may be narrower and say so itself
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+
 
 class Part(msgspec.Struct):
     """A part of a message's content; `text` where it is one of type text."""
@@ -22,7 +29,8 @@ class ChatMessage(msgspec.Struct):
 
     role: Role
     content: str | list[Part] | None = None
-    tool_calls: list[Any] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
 
 
@@ -30,6 +38,7 @@ class StreamOptions(msgspec.Struct):
     """How a stream is to be given."""
 
     include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 class Metadata(msgspec.Struct, rename={"skill_name": "skillName"}):
@@ -38,15 +47,60 @@ class Metadata(msgspec.Struct, rename={"skill_name": "skillName"}):
     skill_name: Annotated[str | None, Meta(description="Run this skill.")] = None
 
 
+class ToolFunction(msgspec.Struct):
+    """What a model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ChatTool(msgspec.Struct):
+    """A tool that is offered to the model; vendors have kinds of their own beside functions."""
+
+    type: str | None = None
+    function: ToolFunction | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    """The form that the answer is to have."""
+
+    type: str
+    json_schema: dict[str, Any] | None = None
+
+
 class Completion(msgspec.Struct, rename={"session_id": "sessionId"}):
-    """A chat completion request. Fields that are not named here go to the model's upstream unchanged."""
+    """A chat completion request. What is named here is checked; all of it goes to the upstream unchanged."""
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: TokenBound | None = None
+    max_completion_tokens: TokenBound | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    stop: str | list[str] | None = None
+    temperature: Temperature | None = None
+    top_p: Probability | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    #: a whole number, which some clients write as 1e2
+    seed: Annotated[float, Meta(ge=-(2.0**63), le=2.0**64)] | None = None
+    user: str | None = None
+    tools: list[ChatTool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[ToolFunction] | None = None
+    function_call: str | dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
+    modalities: list[str] | None = None
+    reasoning_effort: str | None = None
+    service_tier: str | None = None
+    store: bool | None = None
     metadata: Metadata | None = None
     session_id: Annotated[
         str | None, Meta(description="Append the user's turn and the answer to this session's history.")
@@ -114,7 +168,8 @@ class EmbeddingRequest(msgspec.Struct):
         Meta(description="A text, texts, tokens, or lists of tokens."),
     ]
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    dimensions: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    user: str | None = None
 
 
 class Embedding(msgspec.Struct):
