@@ -15,6 +15,8 @@ import pytest
 from chat_kit import MINE, Kit, chat_gateway
 from upstreams import DONE, Cut, Pause, chunk, event
 
+from openclaw_plugins.chat.lanes import Breaker
+
 HELLO: Any = [{"role": "user", "content": "Hello there"}]
 
 
@@ -59,6 +61,14 @@ class Stream:
 
     def leave(self) -> None:
         self.writer.transport.abort()
+
+
+def json_content(line: str) -> bytes:
+    """The content of one event of a stream; nothing where it is none."""
+    if not line.startswith("data: {"):
+        return b""
+    said = json.loads(line.removeprefix("data: ")).get("choices", [{}])
+    return str(said[0].get("delta", {}).get("content") or "").encode()
 
 
 async def read_all(kit: Kit, **more: Any) -> tuple[int, list[str]]:
@@ -172,6 +182,30 @@ async def test_a_cut_at_any_chunk_is_charged_once_for_what_was_delivered(kit: Ki
     assert (len(kit.books.committed), len(kit.books.voided), kit.books.held) == (charged, 1 - charged, {})
     answers = [message.content for message in kit.shelf.messages_of if message.role == "assistant"]
     assert answers == (["".join(WORDS[:cut])] if cut else [])
+
+
+SMALL = [event(chunk("one ")), event(chunk("two")), event(chunk(finish="stop")), DONE]
+WHOLE = b"".join(SMALL)
+
+
+async def test_a_cut_at_any_byte_is_charged_once_for_what_was_delivered(kit: Kit) -> None:
+    """Content counts once its event is whole; a stream that lost no more than the end of `[DONE]` is still cut."""
+    ends = [sum(map(len, SMALL[:number])) for number in (1, 2)]
+    lane = kit.gateway.plugin("chat")._models._lanes["same"]
+    for at in range(len(WHOLE)):
+        kit.upstream.script = [WHOLE[:at], Cut] if at else [Cut]
+        lane.breaker = Breaker(20, 1, time.monotonic)  # so many faults in a row would rest it
+        before = len(kit.books.committed), len(kit.shelf.messages_of)
+        status, events = await read_all(kit, sessionId=MINE)
+        told = b"".join(json_content(line) for line in events).decode()
+        answers = [m for m in kit.shelf.messages_of[before[1] :] if m.role == "assistant"]
+        charged = len(kit.books.committed) - before[0]
+        assert kit.books.held == {}, at
+        assert told == "".join(("one ", "two")[: sum(at >= end for end in ends)]), at
+        assert ([m.content for m in answers], charged) == (([told], 1) if told else ([], 0)), at
+        assert "data: [DONE]" not in events, at
+        error = json.loads(events[-2].removeprefix("data: ") if told else events[0])["error"]
+        assert (status, error["code"], error["type"]) == (200 if told else 502, "UPSTREAM_ERROR", "server_error"), at
 
 
 async def test_many_clients_that_leave_at_any_moment_leave_no_charge_open(kit: Kit) -> None:
