@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import aiohttp
 import pytest
 from small import CONFIG, TIERS, Known, Named
 
+from openclaw_gateway.api import Exchange
 from openclaw_gateway.gateway import Gateway
 from openclaw_gateway.testing import build, configuration, serving
 
@@ -180,6 +182,34 @@ def _hooked(function: Any) -> Any:
     from openclaw_gateway.api import hookimpl
 
     return hookimpl(function)
+
+
+async def test_a_step_that_costs_50_ms_shows_and_to_nobody_unless_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = Named.on_request
+
+    def slow(self: Named, x: Exchange) -> None:
+        time.sleep(0.05)  # what a plugin must not do
+        quick(self, x)
+
+    monkeypatch.setattr(Named, "on_request", _hooked(slow))
+    for shown in (True, False):
+        toml = CONFIG.replace("port = 0", f"port = 0\nserver_timing = {str(shown).lower()}")
+        gateway = build(configuration(tmp_path / str(shown), toml=toml, tiers=TIERS))
+        async with serving(gateway) as url, aiohttp.ClientSession(url) as client:
+            for headers, status in (({"x-org": "a"}, 201), ({}, 401)):
+                async with client.post("/things", headers=headers) as answer:
+                    assert answer.status == status
+                    told = answer.headers.get("server-timing")
+                assert (told is not None) == shown
+                if told is not None:
+                    took = {stage: float(ms) for stage, ms in (part.split(";dur=") for part in told.split(", "))}
+                    assert took.pop("named") >= 50
+                    assert max(took.values(), default=0) < 50
+        if shown:  # every request is timed then, and a share of them else
+            labels = {"plugin": "named", "stage": "request"}
+            assert (gateway.registry.get_sample_value("plugin_stage_duration_seconds_sum", labels) or 0) >= 0.1
 
 
 async def test_what_each_step_costs_is_visible(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +271,44 @@ async def test_a_late_event_loop_is_seen(tmp_path: Path, monkeypatch: pytest.Mon
         await asyncio.sleep(0.05)
         _, report = await get(url, "/health")
     assert report["checks"]["event_loop"]["status"] == "unhealthy"
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_health_and_metrics_answer_while_every_connection_is_held(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A request would wait 20 s for a connection: whatever is answered within 5 has not."""
+    edit: dict[str, Any] = {
+        "plugins.database.pool_size": 2,
+        "plugins.database.pool_timeout": "20s",
+        "plugins.health.cache": "50ms",
+        "plugins.health.fall": 1,
+    }
+    if kind == "postgresql":
+        edit |= {"plugins.database.url": request.getfixturevalue("postgres_url"), "plugins.database.auto_upgrade": True}
+    gateway = build(configuration(tmp_path, edit=edit))
+    store = gateway.plugin("database")
+
+    async def hold(held: AsyncExitStack, operation: str) -> None:
+        async with asyncio.timeout(0.3):
+            await held.enter_async_context(store.transaction(None, operation=operation, table="t"))
+
+    async with serving(gateway) as url, AsyncExitStack() as held:
+        # SQLite has one connection that writes, beside two that read.
+        for operation in ("insert", "select", "select") if kind == "sqlite" else ("insert", "select"):
+            await hold(held, operation)
+        for operation in ("insert", "select"):
+            with pytest.raises((TimeoutError, StoreUnavailable)):
+                await hold(held, operation)
+        for _ in range(5):
+            async with asyncio.timeout(5):
+                for path in ("/health/live", "/health/ready", "/health"):
+                    assert (await get(url, path))[0] == 200, path
+            await asyncio.sleep(0.06)  # so that the next is a look of its own and not the last one's result
+        async with asyncio.timeout(5), aiohttp.ClientSession() as client, client.get(f"{url}/metrics") as response:
+            samples = (await response.text()).splitlines()
+    taken = {line.split(" ")[0]: float(line.split(" ")[1]) for line in samples if line.startswith("database_conn")}
+    assert response.status == 200 and sum(v for k, v in taken.items() if "active" in k) >= 2, taken
 
 
 def test_memory_use_reads_both_kinds_of_control_group(tmp_path: Path) -> None:

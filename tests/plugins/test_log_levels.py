@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from openclaw_gateway.cli import main
 from openclaw_gateway.testing import build, configuration, serving
-from openclaw_plugins.access_log.levels import FILE, MOST
+from openclaw_plugins.access_log.levels import FILE, MOST, read
 
 
 class Quiet:
@@ -103,6 +103,18 @@ def test_a_route_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> 
     assert "did you mean /api/v1/sessions?" in result.output
     assert run(path, "level", "debug", "--for", "soon").exit_code == 2
     assert not (tmp_path / ".openclaw" / FILE).exists()
+
+
+def test_no_override_outlives_a_day(tmp_path: Path) -> None:
+    path, file = configuration(tmp_path), tmp_path / ".openclaw" / FILE
+    refused = run(path, "level", "debug", "--for", "25h")
+    assert refused.exit_code == 2 and "at most 24h" in refused.output and not file.exists()
+    assert run(path, "level", "debug", "--for", "24h").exit_code == 0
+    one = json.loads(file.read_text())[0]
+    file.write_text(json.dumps([{**one, "until": one["until"] + 10**9}]))  # by hand
+    now = one["until"] - 86_400
+    assert [each.until for each in read(file, now)] == [pytest.approx(one["until"])]
+    assert read(file, one["until"] + 10**9) == []
 
 
 def test_there_is_a_most_of_overrides_and_the_file_is_private(tmp_path: Path) -> None:

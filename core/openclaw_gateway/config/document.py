@@ -106,7 +106,10 @@ class GatewaySettings(PluginConfig, frozen=True, kw_only=True):
         int, Meta(ge=0, description="One request in how many has its pipeline steps timed for the metrics; 0: none.")
     ] = 16
     server_timing: Annotated[
-        bool, Meta(description="Time every request's steps, and show them to clients in `Server-Timing`.")
+        bool,
+        Meta(
+            description="Time every request's steps, and show them in `Server-Timing` to whoever asks, strangers too."
+        ),
     ] = False
     edge: EdgeSettings = EdgeSettings()
     tls: Tls | None = None

@@ -32,11 +32,16 @@ def log() -> None:
 @click.argument("level", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option("--route", metavar="TEMPLATE", help="Only for this route, /api/v1/sessions/{id} say.")
 @click.option("--org", metavar="ID", help="Only for this organisation.")
-@click.option("--for", "lasts", default="10m", show_default=True, metavar="D", callback=seconds, help="How long.")
+@click.option(
+    "--for", "lasts", default="10m", show_default=True, metavar="D", callback=seconds, help="How long; at most 24h."
+)
 def level(config: Path | None, as_json: bool, level: str, route: str | None, org: str | None, lasts: float) -> None:
     """Write from LEVEL on, for a while; every process of this gateway on this machine follows within a second."""
-    from openclaw_plugins.access_log.levels import MOST, Override
+    from openclaw_plugins.access_log.levels import LONGEST, MOST, Override
 
+    if lasts > LONGEST:
+        click.echo("--for: at most 24h; for longer set plugins.access_log.level and reload", err=True)
+        sys.exit(WRONG_USE)
     gateway, file, overrides = _standing(config)
     known = {proof.route.path for proof in gateway.proofs}
     if route is not None and route not in known:

@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
 from openclaw_gateway.api import PRINCIPAL, Exchange
 
 FILE = "log-levels.json"
 #: overrides at once
 MOST = 100
+#: seconds that one may last: whoever needs more sets `level`
+LONGEST = 86_400.0
 LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error")}
 
 
@@ -39,7 +42,9 @@ def read(file: Path, now: float) -> list[Override]:
     """Return the overrides that still hold. Raises OSError, msgspec.DecodeError."""
     if not file.exists():
         return []
-    return [one for one in _read(file.read_bytes()) if one.until > now and one.level in LEVELS][:MOST]
+    found = [one for one in _read(file.read_bytes()) if one.until > now and one.level in LEVELS][:MOST]
+    # A file may have been written by hand, or under a wrong clock.
+    return [structs.replace(one, until=min(one.until, now + LONGEST)) for one in found]
 
 
 def write(file: Path, overrides: Sequence[Override]) -> None:
