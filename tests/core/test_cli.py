@@ -176,3 +176,15 @@ def test_a_shell_completes(shell: str) -> None:
     done = subprocess.run([command], env=environment, capture_output=True, text=True, timeout=60)
     assert "plugin" in done.stdout and "plugins" in done.stdout
     assert "serve" not in done.stdout
+
+
+@pytest.mark.parametrize(("variable", "folder"), [(None, ".openclaw"), ("state", "state")])
+def test_reload_says_where_it_has_looked_for_a_gateway(
+    config: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None, folder: str
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("OPENCLAW_GATEWAY__DATA_DIR", variable)
+    for more in ((), ("--dry-run",)):
+        result = run("reload", "--config", config, *more)
+        assert result.exit_code == 2
+        assert f"no process by {config.parent / folder / 'gateway.pid'}" in result.output

@@ -68,6 +68,14 @@ async def test_what_a_reload_would_change_is_told_until_it_has(tmp_path: Path) -
         rehearsed = await asyncio.to_thread(run, "reload", "--dry-run", path)
         assert rehearsed.exit_code == 0
         assert rehearsed.output.splitlines() == [*changed.output.splitlines()[:2], ACCEPTED]
+        # Secrets are the gateway's: whoever asks it does not need them.
+        stranger = CliRunner(env={"TOKEN_SECRET_OF_THE_TEST": None})
+        asked = await asyncio.to_thread(stranger.invoke, main, ["reload", "--dry-run", "--config", str(path)])
+        assert (asked.exit_code, asked.output) == (0, rehearsed.output)
+        change(path, '"drain_timeout" = "20s"', '"drain_timeout" = "soon"')
+        refused = await asyncio.to_thread(run, "reload", "--dry-run", path)
+        assert refused.exit_code == 1 and "gateway.drain_timeout: not a valid value" in refused.output
+        change(path, '"drain_timeout" = "soon"', '"drain_timeout" = "20s"')
         change(path, '"drain_timeout" = "20s"', '"drain_timeout" = "20s"\n"watch" = "1h"')
         told = json.loads((await asyncio.to_thread(run, "reload", "--dry-run", path, "--json")).output)
         assert told["needRestart"] == ["gateway.watch"] and told["generation"] == 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from openclaw_gateway.cli.context import PROBLEM_FOUND, WRONG_USE, config_option, json_option, load, print_json
+from openclaw_gateway.cli.context import PROBLEM_FOUND, WRONG_USE, config_option, fail, json_option, located, print_json
 
 
 @click.command()
@@ -25,8 +25,7 @@ def reload(config: Path | None, as_json: bool, dry_run: bool, wait: float) -> No
 
     from openclaw_gateway.serving.presence import OUTCOME_FILE, PID_FILE, REHEARSAL_FILE
 
-    gateway = load(config)  # what is wrong is said here, before the running gateway is bothered
-    folder = gateway.config_dir / gateway.document.gateway.data_dir
+    folder = _folder(config)
     try:
         pid = int((folder / PID_FILE).read_text())
         outcome = folder / (REHEARSAL_FILE if dry_run else OUTCOME_FILE)
@@ -47,6 +46,21 @@ def reload(config: Path | None, as_json: bool, dry_run: bool, wait: float) -> No
     else:
         _tell(report, dry_run=dry_run)
     sys.exit(0 if report["ok"] else PROBLEM_FOUND)
+
+
+def _folder(config: Path | None) -> Path:
+    """Find where the gateway leaves word; whether the rest holds is for the gateway, which has its own environment."""
+    from openclaw_gateway.config.document import GatewaySettings
+    from openclaw_gateway.config.layers import FromEnvironment, Layers, TomlFile
+
+    path, _ = located(config)
+    layers = Layers(TomlFile(path, path.name))
+    if layers.problems:
+        fail(layers.problems)
+    table = layers.tree.get("gateway")
+    written = table.get("data_dir") if isinstance(table, dict) else None
+    text = written.raw if isinstance(written, FromEnvironment) else written
+    return path.parent / (text if isinstance(text, str) else GatewaySettings(pipeline=()).data_dir)
 
 
 def _tell(report: dict[str, Any], *, dry_run: bool) -> None:
