@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 PROGRAM = Path(__file__).with_name("in_namespace.py")
-UNSHARE = ("unshare", "--map-root-user", "--net")
+#: with processes of its own too: where the test gives up, none of them stays
+UNSHARE = ("unshare", "--map-root-user", "--net", "--pid", "--fork", "--kill-child")
 
 
 @cache
