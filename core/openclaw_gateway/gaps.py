@@ -1,4 +1,4 @@
-"""Puts what a boot stumbled over into words: routes that nothing protects, plugins that raise when they are built."""
+"""Puts what a boot stumbled over into words: routes that nothing protects, plugins that raise."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def refused_routes(proofs: Iterable[Proof]) -> Iterator[Finding]:
         )
 
 
-def unbuildable(id: str, error: Exception) -> Finding:
-    """Say what a plugin's constructor has raised, and where."""
+def raised(id: str, what: str, error: Exception) -> Finding:
+    """Say what a plugin has raised where it was asked for `what`, and where."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return Finding(
         ("plugins", id),
-        f"it cannot be built: {type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})",
+        f"{what} failed: {type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})",
     )

@@ -22,7 +22,7 @@ from openclaw_gateway.config.document import StepSettings
 from openclaw_gateway.config.layers import Layers, TomlFile
 from openclaw_gateway.config.problems import Problem
 from openclaw_gateway.errors import ConfigError, StartFailed
-from openclaw_gateway.gaps import refused_routes, unbuildable
+from openclaw_gateway.gaps import raised, refused_routes
 from openclaw_gateway.hooks import HealthCheck
 from openclaw_gateway.host import Host
 from openclaw_gateway.loader import Loaded, load
@@ -211,7 +211,7 @@ class Gateway:
                 if not findings and not problems:  # else it names a plugin that could not be built: that is reported
                     raise
             except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its author's mistake, not ours
-                findings.append(unbuildable(definition.id, error))
+                findings.append(raised(definition.id, "its constructor", error))
             else:
                 self.instances[definition.id] = instance
         used = {d.id: (d.use, self.instances.get(d.id)) for d in loaded.definitions}
@@ -270,7 +270,18 @@ class Gateway:
         return tuple(c.route for c in served), tuple(proofs), public, operations
 
     def _each(self, hook: str) -> list[Any]:
-        return [found[hook]() for found in self._implementations.values() if hook in found]
+        answers: list[Any] = []
+        findings: list[Finding] = []
+        for id, found in self._implementations.items():
+            if hook in found:
+                try:
+                    answers.append(found[hook]())
+                except (ConfigError, StartFailed):
+                    raise
+                except Exception as error:  # noqa: BLE001 - as above
+                    findings.append(raised(id, f"its hook {hook!r}", error))
+        self._refuse(findings)
+        return answers
 
     async def _open(self, stack: AsyncExitStack, id: str) -> None:
         lifespan = self._implementations[id].get("lifespan")
