@@ -10,7 +10,7 @@ import socket
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -28,7 +28,7 @@ class Pause:
         self.seconds = seconds
 
 
-Script = Sequence["bytes | Pause | type[Cut]"]
+Script = Iterable["bytes | Pause | type[Cut]"]
 
 
 class Received:
