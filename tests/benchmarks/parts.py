@@ -158,13 +158,13 @@ async def dispatch(times: int) -> list[Part]:
 
 
 async def memory_admission(times: int) -> list[Part]:
-    """One admission of two rates in memory, beside reading a clock."""
+    """One admission of three rates in memory, beside reading a clock."""
     with tempfile.TemporaryDirectory() as folder:
         async with opened(Path(folder)) as client:
             counters = client.gateway.plugin("counters")
             cost = await _least_awaited(lambda: counters.admit("o", _takes()), times, 2_000)
     clock = _least(time.monotonic, times)
-    return [Part("an admission of two rates in memory", cost, clock, "µs", "reading the clock")]
+    return [Part("an admission of three rates in memory", cost, clock, "µs", "reading the clock")]
 
 
 async def valkey_admission(times: int) -> list[Part]:
@@ -184,7 +184,7 @@ async def valkey_admission(times: int) -> list[Part]:
         sha = await bare.script_load("return 1")
         one = await _at_once(lambda: bare.evalsha(sha, 1, "k", "1"), times)
         await bare.aclose()
-    return [Part("an admission of two rates in Valkey", cost, one, "µs CPU", "one EVALSHA of redis-py, empty script")]
+    return [Part("an admission of three rates in Valkey", cost, one, "µs CPU", "one EVALSHA of redis-py, empty script")]
 
 
 async def durable(count: int) -> list[Part]:
@@ -218,7 +218,7 @@ def _takes() -> list[Take]:
     def limit(name: str) -> Limit:
         return Limit(name=name, meter=name, kind="rate", limit=10**9, scope="organization", window=60.0)
 
-    return [Take(limit("a"), "-", 1), Take(limit("b"), "-", 1)]
+    return [Take(limit(name), "-", 1) for name in "abc"]
 
 
 def _least(call: Callable[[], Any], times: int, number: int = 20_000) -> float:
