@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from upstreams import Cut, Pause, ScriptedUpstream, scripted
 from openclaw_gateway.api import StoreUnavailable
 from openclaw_gateway.gateway import Gateway
 from openclaw_gateway.testing import build, configuration, serving
+from openclaw_plugins.chat.lanes import Breaker
 
 BASE = Path(__file__).resolve().parents[2] / "tiers" / "teams.toml"
 LIMITS = """
@@ -68,6 +70,16 @@ class Place:
     async def chat(self, **more: Any) -> tuple[int, Any, Any]:
         return await self.ask("POST", "/v1/chat/completions", {"model": "m", "messages": ASKED, **more})
 
+    async def raw(self, **more: Any) -> str:
+        """The body of an answer as it came."""
+        sent = {"Authorization": f"Bearer {self.key}"}
+        asked = {"model": "m", "messages": ASKED, **more}
+        async with (
+            aiohttp.ClientSession(headers=sent) as http,
+            http.post(self.url + "/v1/chat/completions", json=asked) as answer,
+        ):
+            return await answer.text()
+
     async def used(self) -> tuple[int, int]:
         """Tokens that the rate and the quota have counted."""
         _, _, body = await self.ask("GET", "/api/v1/usage")
@@ -82,7 +94,9 @@ class Place:
 
 
 @asynccontextmanager
-async def place(folder: Path, *, limits: str = LIMITS, **edit: Any) -> AsyncIterator[Place]:
+async def place(
+    folder: Path, *, limits: str = LIMITS, base: str = BASE.read_text(), **edit: Any
+) -> AsyncIterator[Place]:
     async with scripted() as upstream:
         edits = {
             "plugins.up.use": "providers.openai",
@@ -91,7 +105,7 @@ async def place(folder: Path, *, limits: str = LIMITS, **edit: Any) -> AsyncIter
             "plugins.chat.answer_tokens": 100,
             **edit,
         }
-        gateway = build(configuration(folder, tiers={"teams": BASE.read_text() + limits}, edit=edits))
+        gateway = build(configuration(folder, tiers={"teams": base + limits}, edit=edits))
         async with serving(gateway) as url:
             issued = await gateway.plugin("api_key").create(organization=uuid4().hex, user="u", tier="teams")
             async with AsyncOpenAI(base_url=f"{url}/v1", api_key=issued.key, max_retries=0) as client:
@@ -192,6 +206,33 @@ async def test_an_upstream_that_dies_in_the_middle_is_charged_for_what_was_deliv
                 pass
         told = PROMPT + -(-len(HELLO) * 2 // 4)
         await tokens.settled((told, told))
+
+
+async def test_an_upstream_cut_at_any_byte_is_charged_for_what_was_delivered_or_counted(tmp_path: Path) -> None:
+    """Each event counts once it is whole: content by its estimate, until the upstream's own count has come."""
+    usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+    events = [chunk(HELLO), chunk(HELLO), chunk(end="stop"), chunk(usage=usage), DONE]
+    body = b"".join(events)
+    ends = [sum(map(len, events[: number + 1])) for number in range(4)]
+    spent = 0
+    async with place(
+        tmp_path,
+        limits='[quota.tokens]\nlimit = 5_000_000\nper = "month"\n',
+        base=BASE.read_text().replace("limit = ", "limit = 1_000"),
+    ) as tokens:
+        lane = tokens.gateway.plugin("chat")._models._lanes["m"]
+        for at in range(1, len(body)):
+            lane.breaker = Breaker(20, 1, time.monotonic)  # so many faults in a row would rest it
+            tokens.upstream.script = [body[:at], Cut]
+            answer = await tokens.raw(stream=True)
+            heard = sum(at >= end for end in ends[:2])
+            assert answer.count(HELLO) == heard, (at, answer)
+            if at >= ends[3]:
+                spent += 12
+            elif heard:
+                spent += PROMPT + -(-len(HELLO) * heard // 4)
+            balances = await tokens.gateway.plugin("accounts").standings()
+            assert {row.limit: row.used for row in balances}.get("quota.tokens", 0) == spent, at
 
 
 async def test_a_request_that_can_never_fit_is_told_so_and_costs_nothing(tokens: Place) -> None:
