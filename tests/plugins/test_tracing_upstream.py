@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import aiohttp
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue
 from servers import free_port
 from upstreams import Cut, chunk, event, scripted
 
@@ -24,6 +25,7 @@ async def test_an_upstream_call_is_a_child_with_genai_attributes(tmp_path: Path)
             else (
                 *(event(chunk(word)) for word in ["a", "b", "c", "d"]),
                 event(chunk(finish="stop")),
+                event(chunk(usage={"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}, choices=[])),
                 event(b"[DONE]"),
             )
         )
@@ -64,6 +66,16 @@ async def test_an_upstream_call_is_a_child_with_genai_attributes(tmp_path: Path)
     assert (said["gen_ai.provider.name"], said["gen_ai.request.model"]) == ("up", "vendor-small")
     assert good.kind == 3 and good.trace_id.hex() == TRACE
     assert {good.parent_span_id, gone.parent_span_id} == {server.span_id for server in servers}
+    turns = {said["gen_ai.request.model"]: said for said in map(attributes, servers)}
+    assert {name: value for name, value in turns["good"].items() if name.startswith("gen_ai.")} == {
+        "gen_ai.request.model": "good",
+        "gen_ai.request.stream": True,
+        "gen_ai.response.model": "vendor-small",
+        "gen_ai.response.finish_reasons": ArrayValue(values=[AnyValue(string_value="stop")]),
+        "gen_ai.usage.input_tokens": 7,
+        "gen_ai.usage.output_tokens": 4,
+    }
+    assert not any("response" in name or "usage" in name for name in turns["gone"] if name.startswith("gen_ai."))
     assert upstream.received[0].headers["traceparent"].startswith(f"00-{TRACE}-{good.span_id.hex()}-")
     assert (attributes(gone)["error.type"], gone.status.code) == ("upstream_error", 2)
     inside = [span.name for span in received.spans if span.parent_span_id == good.span_id]

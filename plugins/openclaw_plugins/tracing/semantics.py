@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from openclaw_gateway.api import PRINCIPAL, REQUEST_ID, SESSION_ID, TIER, Exchange, Outcome
+from openclaw_gateway.api import MODEL_USE, PRINCIPAL, REQUEST_ID, SESSION_ID, TIER, Exchange, ModelUse, Outcome
 
 HTTP_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 
@@ -67,6 +67,8 @@ def at_end(x: Exchange, outcome: Outcome) -> dict[str, Any]:
         said["openclaw.organization_id"] = principal.organization
     if (session := x.get(SESSION_ID)) is not None:
         said["gen_ai.conversation.id"] = _readable(session)
+    if (use := x.get(MODEL_USE)) is not None:
+        said.update(_of_turn(use))
     if outcome.refused_by is not None:
         said["openclaw.refused_by"] = outcome.refused_by
     if outcome.error_code is not None:
@@ -75,6 +77,22 @@ def at_end(x: Exchange, outcome: Outcome) -> dict[str, Any]:
         said["openclaw.disconnected"] = True
     if failed(outcome):
         said[_ERROR] = type(outcome.error).__name__ if outcome.error is not None else str(outcome.status)
+    return said
+
+
+def _of_turn(use: ModelUse) -> dict[str, Any]:
+    """What became of the turn as a whole, whichever calls it took; the spans of the calls are its children."""
+    said: dict[str, Any] = {"gen_ai.request.model": use.asked, "gen_ai.request.stream": use.streamed}
+    if use.upstream_model is not None:
+        said["gen_ai.response.model"] = use.upstream_model
+    if use.finish_reason is not None:
+        said["gen_ai.response.finish_reasons"] = [_readable(use.finish_reason)]
+    if use.prompt_tokens is not None:
+        said["gen_ai.usage.input_tokens"] = use.prompt_tokens
+    if use.completion_tokens is not None:
+        said["gen_ai.usage.output_tokens"] = use.completion_tokens
+    if use.attempts > 1:
+        said["openclaw.model_attempts"] = use.attempts
     return said
 
 
