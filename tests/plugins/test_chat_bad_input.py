@@ -107,10 +107,10 @@ HUGE = b"1" + b"0" * 23
 CALL = b'[{"role":"assistant","tool_calls":%s}]'
 #: a place, and what is put after the messages, or after the input, of each surface's body
 CHAT_WRONG: list[tuple[str, bytes, list[bytes]]] = [
-    ("temperature", b'"temperature":%s', [b'"hot"', b"true", b"[]", b"-0.1", b"2.1"]),
-    ("top_p", b'"top_p":%s', [b'"all"', b"false", b"-1", b"1.5"]),
-    ("presence_penalty", b'"presence_penalty":%s', [b'"a"', b"-2.5", b"3"]),
-    ("frequency_penalty", b'"frequency_penalty":%s', [b"{}", b"-3", b"2.01"]),
+    ("temperature", b'"temperature":%s', [b'"hot"', b"true", b"[]"]),
+    ("top_p", b'"top_p":%s', [b'"all"', b"false"]),
+    ("presence_penalty", b'"presence_penalty":%s', [b'"a"', b"true"]),
+    ("frequency_penalty", b'"frequency_penalty":%s', [b"{}"]),
     ("n", b'"n":%s', [b'"two"', b"-1", b"0", b"1.5", b"true", b"129", HUGE]),
     ("max_tokens", b'"max_tokens":%s', [b'"5"', b"0", b"-1", b"1.5", b"true", HUGE, b"1e23"]),
     ("max_completion_tokens", b'"max_completion_tokens":%s', [b"[5]", b"0", b"-7", HUGE, b"2147483648"]),
@@ -127,7 +127,7 @@ CHAT_WRONG: list[tuple[str, bytes, list[bytes]]] = [
     ("response_format.type", b'"response_format":{"type":%s}', [b"5", b"null"]),
     ("logit_bias", b'"logit_bias":%s', [b"5", b"[]", b'{"5":"a"}']),
     ("logprobs", b'"logprobs":%s', [b"5", b'"yes"']),
-    ("top_logprobs", b'"top_logprobs":%s', [b"-1", b'"5"', HUGE]),
+    ("top_logprobs", b'"top_logprobs":%s', [b"-2", b'"5"', HUGE]),
     ("seed", b'"seed":%s', [b'"a"', b"true", HUGE]),
     ("user", b'"user":%s', [b"5", b"{}"]),
     ("functions", b'"functions":%s', [b"5", b"{}"]),
@@ -139,8 +139,8 @@ CHAT_WRONG: list[tuple[str, bytes, list[bytes]]] = [
 ]
 MESSAGES_WRONG: list[tuple[str, bytes, list[bytes]]] = [
     ("max_tokens", b'"max_tokens":%s', [b'"5"', b"0", b"-1", b"true", b"null", HUGE, b"1e23"]),
-    ("temperature", b'"temperature":%s', [b'"hot"', b"true", b"-1", b"2.5"]),
-    ("top_p", b'"top_p":%s', [b'"all"', b"-1", b"1.5"]),
+    ("temperature", b'"temperature":%s', [b'"hot"', b"true"]),
+    ("top_p", b'"top_p":%s', [b'"all"']),
     ("stop_sequences", b'"stop_sequences":%s', [b"5", b'"end"', b"[5]"]),
     ("tools", b'"tools":%s', [b"5", b"{}"]),
     ("tools[0].name", b'"tools":[{"name":%s}]', [b"5", b"null"]),
@@ -185,6 +185,7 @@ FINE = [
     ),
     b'"temperature":0,"top_p":1,"n":1,"max_tokens":1,"presence_penalty":-2,"frequency_penalty":2.0,"seed":-1',
     b'"temperature":2,"top_p":0.0,"n":128,"max_completion_tokens":2147483647,"seed":9223372036854775807',
+    b'"temperature":-1,"top_p":1.5,"presence_penalty":3,"frequency_penalty":-3.5,"top_logprobs":-1',
     b'"stop":[],"tools":[],"logit_bias":{},"stream_options":{}',
     b'"stop":"end","logit_bias":{"50256":-100},"tool_choice":"any","reasoning_effort":"minimal","service_tier":"flex"',
     b'"stop":["a","b"],"tool_choice":{"type":"function","function":{"name":"f"}},"function_call":{"name":"f"}',

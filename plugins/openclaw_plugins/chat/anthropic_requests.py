@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from openclaw_gateway.api import Refused, bad_request, decode
-from openclaw_plugins.chat.shapes import Completion, Probability, Temperature, TokenBound
+from openclaw_plugins.chat.shapes import Completion, TokenBound
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -68,8 +68,8 @@ class MessagesRequest(msgspec.Struct):
     system: str | list[Block] | None = None
     stream: bool | None = None
     stop_sequences: list[str] | None = None
-    temperature: Temperature | None = None
-    top_p: Probability | None = None
+    temperature: float | None = None
+    top_p: float | None = None
     tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None
     metadata: Labels | None = None

@@ -11,10 +11,6 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 #: more tokens than any model takes; a 32-bit count, so that sums of them stay whole numbers in every store
 TokenBound = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-#: OpenAI's bounds; an upstream may be narrower and say so itself
-Temperature = Annotated[float, Meta(ge=0, le=2)]
-Probability = Annotated[float, Meta(ge=0, le=1)]
-Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 
 class Part(msgspec.Struct):
@@ -81,13 +77,14 @@ class Completion(msgspec.Struct, rename={"session_id": "sessionId"}):
     max_completion_tokens: TokenBound | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     stop: str | list[str] | None = None
-    temperature: Temperature | None = None
-    top_p: Probability | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
+    # Which values make sense is each upstream's affair: those of llama.cpp and vLLM go beyond OpenAI's.
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    top_logprobs: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     #: a whole number, which some clients write as 1e2
     seed: Annotated[float, Meta(ge=-(2.0**63), le=2.0**64)] | None = None
     user: str | None = None
