@@ -36,6 +36,8 @@ KEYS: dict[str, tuple[str, int, list[Any], tuple[int, str], int]] = {
         1,
     ),
     "timeouts": ('timeouts = { first_byte = "200ms" }\nretries = 0', 200, [Pause(20)], (504, "UPSTREAM_TIMEOUT"), 1),
+    # what it counts is in test_model_prices.py
+    "price": ("price = { input = 2.5, output = 10.0 }", 200, GOOD, (200, "yes"), 1),
     # these two are the tests at the end
     "capacity": ("capacity = 2", 200, GOOD, (200, "yes"), 1),
     "capacity_wait": ('capacity = 2\ncapacity_wait = "300ms"', 200, GOOD, (200, "yes"), 1),

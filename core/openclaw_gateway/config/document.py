@@ -138,6 +138,13 @@ class ModelTimeouts(PluginConfig, frozen=True, kw_only=True):
     total: Annotated[Duration, Meta(description="For the whole call.")] = Duration(600)
 
 
+class Price(PluginConfig, frozen=True, kw_only=True):
+    """`[models.<alias>.price]`: for a million tokens, in whichever currency you account in."""
+
+    input: Annotated[float, Meta(ge=0, description="For a million tokens of prompts.")]
+    output: Annotated[float, Meta(ge=0, description="For a million tokens of answers.")] = 0.0
+
+
 class Model(PluginConfig, frozen=True, kw_only=True):
     """`[models.<alias>]`: a model under the name that clients use."""
 
@@ -161,6 +168,9 @@ class Model(PluginConfig, frozen=True, kw_only=True):
         Meta(description="Most calls at the same time in one process; by default without bound."),
     ] = None
     capacity_wait: Annotated[Duration, Meta(description="How long a call waits for a place.")] = Duration(1)
+    price: Annotated[
+        Price | None, Meta(description="What its tokens cost; where it is set, tokens and cost are counted.")
+    ] = None
 
 
 class Target(PluginConfig, frozen=True, kw_only=True):

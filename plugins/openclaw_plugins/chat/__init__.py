@@ -43,6 +43,7 @@ from openclaw_plugins.chat.conversation import SessionTurn, prompt
 from openclaw_plugins.chat.measures import Measures
 from openclaw_plugins.chat.models import Models
 from openclaw_plugins.chat.offers import ToolLoopConfig
+from openclaw_plugins.chat.prices import Prices
 from openclaw_plugins.chat.shapes import Completion
 from openclaw_plugins.chat.skill_answers import SkillAnswer, answer_by_skill
 from openclaw_plugins.chat.surface import surface
@@ -110,7 +111,7 @@ class Chat:
             self._loops = ToolLoops(config.tool_loop, self._skills, self._models, host)
         self._turns = Turns()
         self._patience: dict[str, float] = {"keep_alive": config.keep_alive, "stall": config.stall}
-        self._tokens = Tokens(host, answer=config.answer_tokens)
+        self._tokens = Tokens(host, Prices(host, self._models.orders), answer=config.answer_tokens)
         self._measures = Measures(host)
 
     @hookimpl
@@ -182,7 +183,7 @@ class Chat:
                 include_usage=requests.asks_for_usage(request),
             )
         else:
-            if self._tokens.limited(x):
+            if self._tokens.counted(x, completion.model):
                 spent = await self._tokens.charge(x, request)
             if self._loops is not None:
                 attempts = self._loops.loop(x, completion.model, request, session=session)
@@ -220,7 +221,7 @@ class Chat:
         body = await read_body(receive, self._host.settings.max_body, scope["headers"])
         embedding, request = requests.read_embedding(body)
         self._models.check(x, embedding.model)
-        spent = await self._tokens.charge_embedding(x, request) if self._tokens.limited(x) else None
+        spent = await self._tokens.charge_embedding(x, request) if self._tokens.counted(x, embedding.model) else None
         attempts = self._models.attempts(x, embedding.model, body, request, stream=False)
         answer = await attempts.embed()
         if spent is not None:
@@ -259,7 +260,7 @@ class Chat:
             )
         else:
             request = await self._with_history(x, alias, session_id, content, stream=stream)
-            if self._tokens.limited(x):
+            if self._tokens.counted(x, alias):
                 spent = await self._tokens.charge(x, request)
             loop = self._loops and self._loops.loop(x, alias, request, session=session_id, ref=ref)
             attempts = loop or self._models.attempts(x, alias, msgspec.json.encode(request), request, stream=stream)

@@ -44,7 +44,8 @@ class Models:
         self._created = int(host.clock.now())
         self._check_names()
         fallbacks = {alias: model.fallbacks for alias, model in self._models.items()}
-        self._orders = {alias: self._order(alias, fallbacks) for alias in self._models}
+        #: alias → what a call of it may meet, in order
+        self.orders = {alias: self._order(alias, fallbacks) for alias in self._models}
         self._usable = {name: self._usable_in(tier) for name, tier in host.tiers.items()}
         self._lanes: dict[str, Lane] = {}
         self._measures = Measures(
@@ -83,7 +84,7 @@ class Models:
             x[MODEL_USE] = use
         candidates = [
             self._candidate(name, x, body, request, stream=stream)
-            for name in self._orders[alias]
+            for name in self.orders[alias]
             if name == alias or name in usable
         ]
         return Attempts(candidates, self._models[alias].timeouts.total, use, self._measures)

@@ -1,7 +1,7 @@
 """What a call takes in tokens: estimated before it, so that it can be admitted, and settled after it.
 
-Where a tier has no limit on tokens, nothing here is ever computed. It counts no tokens exactly: a model's upstream does
-that, and what it says is believed.
+Where a tier has no limit on tokens and a model no price, nothing here is ever computed. It counts no tokens exactly: a
+model's upstream does that, and what it says is believed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from openclaw_gateway.api import TOKENS, Exchange, Host, ModelUse, Refused
+from openclaw_plugins.chat.prices import Prices
 
 _encode = msgspec.json.Encoder().encode
 
@@ -24,16 +25,20 @@ MESSAGE, PART = 4, 1_000
 class Tokens:
     """Charges calls for tokens. `answer` is how many an answer is taken to have whose request sets no bound."""
 
-    def __init__(self, host: Host, *, answer: int) -> None:
+    def __init__(self, host: Host, prices: Prices, *, answer: int) -> None:
         self._host = host
+        self._prices = prices
         self._answer = answer
 
-    def limited(self, x: Exchange) -> bool:
-        """Whether the caller's tier has a limit on tokens."""
+    def counted(self, x: Exchange, alias: str) -> bool:
+        """Whether anything asks for the tokens of a call: a limit of the caller's tier, or a price."""
+        return alias in self._prices.priced or self._limited(x)
+
+    def _limited(self, x: Exchange) -> bool:
         return self._host.gateway.admission.counts(x, TOKENS)
 
     async def charge(self, x: Exchange, request: Mapping[str, Any]) -> Spent:
-        """Admit a chat by its estimate. Raises Refused, StoreUnavailable."""
+        """Admit a chat by its estimate, where tokens are limited. Raises Refused, StoreUnavailable."""
         prompt = prompt_estimate(request)
         bound = request.get("max_completion_tokens") or request.get("max_tokens")
         answers = request.get("n") if isinstance(request.get("n"), int) else None
@@ -41,24 +46,28 @@ class Tokens:
         return await self._admitted(x, prompt, answer)
 
     async def charge_embedding(self, x: Exchange, request: Mapping[str, Any]) -> Spent:
-        """Admit an embedding by its estimate. Raises Refused, StoreUnavailable."""
+        """Admit an embedding by its estimate, where tokens are limited. Raises Refused, StoreUnavailable."""
         return await self._admitted(x, _input_estimate(request.get("input")), 0)
 
     async def _admitted(self, x: Exchange, prompt: int, answer: int) -> Spent:
-        refusal = await self._host.gateway.admission.charge(x, TOKENS, amount=max(1, prompt + answer))
-        if refusal is not None:
-            raise Refused(refusal)
-        return Spent(x, prompt)
+        limited = self._limited(x)
+        if limited:
+            refusal = await self._host.gateway.admission.charge(x, TOKENS, amount=max(1, prompt + answer))
+            if refusal is not None:
+                raise Refused(refusal)
+        return Spent(x, prompt, self._prices, limited=limited)
 
 
 class Spent:
     """What one call was admitted for, until it is settled."""
 
-    __slots__ = ("_delivered", "_prompt", "_x")
+    __slots__ = ("_delivered", "_limited", "_prices", "_prompt", "_x")
 
-    def __init__(self, x: Exchange, prompt: int) -> None:
+    def __init__(self, x: Exchange, prompt: int, prices: Prices, *, limited: bool) -> None:
         self._x = x
         self._prompt = prompt
+        self._prices = prices
+        self._limited = limited
         self._delivered = 0
 
     def delivered(self, text: str) -> None:
@@ -67,10 +76,11 @@ class Spent:
 
     def settle(self, use: ModelUse) -> None:
         """Charge what the upstream counted, and what is estimated where it did not; zero is a count."""
-        prompt = use.prompt_tokens if use.prompt_tokens is not None else self._prompt
-        answer = use.completion_tokens if use.completion_tokens is not None else -(-self._delivered // BYTES)
-        if self._x.receipt is not None:
-            self._x.receipt.settle(TOKENS.name, max(0, prompt) + max(0, answer))
+        prompt = max(0, use.prompt_tokens if use.prompt_tokens is not None else self._prompt)
+        answer = max(0, use.completion_tokens if use.completion_tokens is not None else -(-self._delivered // BYTES))
+        self._prices.count(self._x, use, prompt, answer)
+        if self._limited and self._x.receipt is not None:
+            self._x.receipt.settle(TOKENS.name, prompt + answer)
 
 
 def prompt_estimate(request: Mapping[str, Any]) -> int:
