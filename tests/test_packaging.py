@@ -109,6 +109,28 @@ def test_no_module_is_too_long_to_be_read_at_once() -> None:
     assert {str(path.relative_to(ROOT)): lines for path, lines in lengths.items() if lines > MOST_LINES} == {}
 
 
+def test_scripts_of_the_store_are_files_and_nothing_is_unpickled() -> None:
+    code = [file for folder in ("core", "plugins") for file in (ROOT / folder).rglob("*.py")]
+    assert len(code) > 100
+    unsafe = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "jsonpickle"}
+    assert [f"{file}:{line}" for file in code for line, name in imports(file) if name.split(".")[0] in unsafe] == []
+    # A script that is put together could hold what a client sent; it has to be a constant, or a file.
+    assert [found for file in code for found in assembled(file, "redis.call(")] == []
+    assert list((ROOT / "plugins").rglob("*.lua"))
+
+
+def assembled(file: Path, part: str) -> Iterator[str]:
+    """Where a text with this part in it is made of other texts: an f-string, a sum, a format."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        made = isinstance(node, ast.JoinedStr | ast.BinOp) or (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("format", "replace")
+        )
+        if made and any(isinstance(n, ast.Constant) and part in str(n.value) for n in ast.walk(node)):
+            yield f"{file}:{node.lineno}"
+
+
 def test_nothing_new_lies_at_the_top() -> None:
     seen = {entry.name for entry in ROOT.iterdir() if not entry.name.startswith(".")}
     assert seen - TOP_LEVEL == set()

@@ -216,3 +216,39 @@ async def test_what_clients_do_send_passes_byte_for_byte(kit: Kit) -> None:
 async def test_twenty_megabytes(kit: Kit, path: str) -> None:
     body = SURFACES[path] % (b'[{"role":"user","content":"' + b"a" * 20_000_000 + b'"}]')
     assert "larger than 20MB" in (await refused(kit, path, body, 413))["message"]
+
+
+FORGED = "a\n\ndata: [DONE]\r\n\r\nevent: error\rid: 5\u2028data: x\u2029\x85\x0b\x0cb"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_no_content_forges_an_event_and_nobody_keeps_a_stream(kit: Kit, path: str) -> None:
+    whole = json.dumps({"choices": [{"index": 0, "delta": {"content": FORGED}, "finish_reason": None}]}, indent=1)
+    # An event of several lines, as the format allows: its newlines are the format's, those of the content are escaped.
+    kit.upstream.script = [b"".join(b"data: %s\n" % line.encode() for line in whole.split("\n")) + b"\n"]
+    kit.upstream.script += [
+        b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n',
+        b"data: [DONE]\n\n",
+    ]
+    for model in ("same", "echo"):
+        body = {"model": model, "stream": True, "max_tokens": 500, "messages": [{"role": "user", "content": FORGED}]}
+        headers = {**kit.headers, "Accept-Encoding": "gzip, deflate, br"}
+        async with (
+            aiohttp.ClientSession(headers=headers, auto_decompress=False) as session,
+            session.post(kit.url + path, json=body) as answer,
+        ):
+            assert answer.status == 200, await answer.text()
+            assert "content-encoding" not in answer.headers
+            assert answer.headers["cache-control"] in ("no-cache", "no-store", "no-cache, no-transform")
+            lines = [line for line in (await answer.read()).split(b"\n") if line]
+        assert {line.split(b":")[0] for line in lines} <= {b"data", b"event", b""}, lines
+        assert not any(b"\r" in line for line in lines)
+        data = [line.removeprefix(b"data: ") for line in lines if line.startswith(b"data: ")]
+        if path == "/v1/messages":
+            texts = [event["delta"].get("text", "") for event in map(json.loads, data) if "delta" in event]
+            assert [line for line in lines if line.startswith(b"event:")].count(b"event: message_stop") == 1
+        else:
+            assert data.count(b"[DONE]") == 1 and data[-1] == b"[DONE]"
+            chunks = [choice for event in map(json.loads, data[:-1]) for choice in event["choices"]]
+            texts = [choice["delta"].get("content") or "" for choice in chunks]
+        assert "".join(texts) == FORGED, model

@@ -14,6 +14,7 @@ import pytest
 from counters_kit import counting
 from fault_proxy import FaultProxy, faulty
 from prometheus_client import CollectorRegistry
+from redis import Redis
 from servers import Valkey, start_valkey
 
 from openclaw_gateway.api import Balance, Limit, StartFailed, StoreUnavailable, Take
@@ -519,3 +520,28 @@ async def test_a_holder_that_was_killed_is_gone_after_its_time_to_live(own_valke
 
 def _at(share: float, times: list[float]) -> float:
     return sorted(times)[int(share * len(times))]
+
+
+@pytest.mark.parametrize(
+    ("memory", "policy", "told"),
+    [
+        ("64mb", "allkeys-lru", True),
+        ("64mb", "volatile-ttl", True),
+        ("64mb", "noeviction", False),
+        ("0", "allkeys-lru", False),
+    ],
+)
+async def test_a_store_that_may_evict_is_told_of(memory: str, policy: str, told: bool) -> None:
+    with start_valkey("--maxmemory", memory, "--maxmemory-policy", policy) as valkey:
+        async with counting(valkey.url) as (counters, _), counters.lifespan():
+            assert [policy in line for line in counters.notices()] == ([True] if told else [])
+
+
+async def test_a_store_that_may_not_be_asked_of_its_memory_is_not_told_of() -> None:
+    with start_valkey("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru") as valkey:
+        with Redis.from_url(valkey.url) as admin:
+            admin.execute_command("ACL", "SETUSER", "default", "-info")
+        async with counting(valkey.url) as (counters, redis), counters.lifespan():
+            assert counters.notices() == []
+            (balance,) = await counters.admit("acme", (rate(),))
+            assert not balance.degraded and not redis.degraded

@@ -347,6 +347,22 @@ async def test_a_transaction_sees_one_organization(walled: SqlDatabase) -> None:
         assert (await connection.execute(text("SELECT count(*) FROM openclaw_sessions"))).scalar_one() == 0
 
 
+async def test_every_connection_has_its_time_outs(walled: SqlDatabase) -> None:
+    for operation in ("select", "insert", "sweep"):
+        async with walled.transaction("a", operation=operation, table="t") as connection:
+            rows = await connection.execute(
+                text(
+                    "SELECT name, setting::integer FROM pg_settings WHERE name IN "
+                    "('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout')"
+                )
+            )
+            found = {row.name: row.setting for row in rows}
+        assert len(found) == 3 and all(0 < milliseconds <= 60_000 for milliseconds in found.values()), (
+            operation,
+            found,
+        )
+
+
 async def test_every_table_and_partition_is_walled(walled: SqlDatabase) -> None:
     async with walled.owner() as connection:
         rows = (

@@ -182,3 +182,11 @@ async def test_the_query_reaches_no_log(here: Place, caplog: pytest.LogCaptureFi
     written = caplog.text + "".join(capfd.readouterr())  # type: ignore[attr-defined]
     assert token[:-8] not in written
     assert "sessionId=" not in written
+
+
+async def test_no_extension_is_agreed_to(here: Place) -> None:
+    """Compressed frames would cost memory a socket, and tell by their length what is in them."""
+    wanted = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
+    async with raw(here, f"/ws?sessionId={await here.session()}", f"X-API-Key: {here.key}", wanted) as answer:
+        assert answer.status == 101
+        assert "sec-websocket-extensions" not in answer.headers

@@ -7,7 +7,8 @@ process, the request is refused with 503. It never asks twice whether something 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from importlib.resources import files
 from typing import Annotated, Any, ClassVar
@@ -27,6 +28,7 @@ from openclaw_gateway.api import (
     StoreBusy,
     StoreUnavailable,
     Take,
+    hookimpl,
     needs,
 )
 from openclaw_plugins.counters.redis_fallback import Fallback, turned_away
@@ -74,6 +76,7 @@ class RedisCounters:
         self._redis = host.get(config.redis, Redis)
         self._lease_ttl = float(config.lease_ttl)
         self._ttl = round(config.lease_ttl * 1000)
+        self._evicts: str | None = None
         self._fallback = Fallback(host, config.lease_ttl, config.replicas * host.settings.workers)
         self._prepared: dict[tuple[str, int], tuple[Sequence[Take], Prepared]] = {}
         degraded = host.metric(
@@ -84,6 +87,32 @@ class RedisCounters:
             multiprocess_mode="max",
         )
         degraded.labels(host.id).set_function(lambda: float(self._redis.degraded))
+
+    @hookimpl
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        self._evicts = await self._eviction()
+        yield
+
+    @hookimpl
+    def notices(self) -> Sequence[str]:
+        if self._evicts is None:
+            return []
+        return [
+            f"the store of limits evicts keys when it is full (maxmemory-policy {self._evicts}): "
+            "a limit whose key is evicted begins anew; set noeviction, and keep caches elsewhere"
+        ]
+
+    async def _eviction(self) -> str | None:
+        """Return the policy by which a node may drop keys; None where it drops none, or may not be asked."""
+        try:
+            told = await self._redis.call(None, "INFO", "memory")
+        except StoreUnavailable:
+            return None
+        text = told.decode("ascii", "replace") if isinstance(told, bytes) else str(told)
+        facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        policy = facts.get("maxmemory_policy", "noeviction")
+        return None if facts.get("maxmemory", "0") == "0" or policy == "noeviction" else policy
 
     @property
     def lease_ttl(self) -> float:
