@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -302,6 +303,34 @@ async def test_a_server_that_dies_is_unavailable_and_comes_back(tmp_path: Path) 
                         break
                     except StoreUnavailable:
                         await asyncio.sleep(0.05)
+
+
+async def test_nothing_of_a_closed_database_goes_on(tmp_path: Path) -> None:
+    """A thread that ended later would speak to a loop that may be closed by then."""
+
+    def working() -> set[str]:
+        return {thread.name for thread in threading.enumerate() if "_connection_worker_thread" in thread.name}
+
+    before = working()
+    store = database(tmp_path)
+    begun = asyncio.Event()
+
+    async def long() -> None:
+        async with store.transaction(None, operation="select", table="t") as connection:
+            begun.set()
+            count = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 3000000) SELECT max(x) FROM n"
+            await connection.execute(text(count))
+
+    async with store.lifespan():
+        task = asyncio.create_task(long())
+        await begun.wait()
+        await asyncio.sleep(0.05)
+        assert working() - before
+        for _ in range(2):  # the first cancels the work, the second the wait for its end
+            task.cancel()
+            await asyncio.sleep(0.01)
+        await asyncio.wait([task])
+    assert working() <= before
 
 
 # --- PostgreSQL's second wall -------------------------------------------------------------------

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from weakref import WeakSet
 
 import msgspec
 from sqlalchemy import event, make_url
@@ -26,6 +30,8 @@ _DRIVERS = {
 
 #: one connection writes, and says so from the start: a transaction that began as a read could fail half-way
 BEGIN_TO_WRITE, BEGIN_TO_READ = "BEGIN IMMEDIATE", "BEGIN"
+#: seconds that what SQLite still does may take at the end
+_LAST_WORK = 5.0
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +53,8 @@ class Pools(msgspec.Struct, frozen=True):
     writer: AsyncEngine
     reader: AsyncEngine
     maintenance: AsyncEngine
+    #: SQLite's: each connection has one
+    threads: WeakSet[Thread]
 
     @property
     def sweeper(self) -> AsyncEngine:
@@ -60,6 +68,16 @@ class Pools(msgspec.Struct, frozen=True):
             yield "writer", self.writer
             yield "reader", self.reader
         yield "maintenance", self.maintenance
+
+    async def close(self) -> None:
+        """Close every connection, and wait for the threads of those that were left in the middle of something.
+
+        A cancelled transaction leaves its connection to end by itself; until then its thread speaks to this loop.
+        """
+        for _, engine in self.named():
+            await engine.dispose()
+        if any(thread.is_alive() for thread in self.threads):
+            await asyncio.to_thread(_join, list(self.threads))
 
 
 def location(url: str | None, embedded: Path) -> URL:
@@ -82,12 +100,20 @@ def open_pools(url: URL, options: Options) -> Pools:
     """Build the engines; nothing is connected before the first transaction."""
     if url.get_backend_name() == "postgresql":
         main = _postgresql(url, options, size=options.pool_size)
-        return Pools(main, main, _postgresql(url, options, size=2))
+        return Pools(main, main, _postgresql(url, options, size=2), WeakSet())
+    threads: WeakSet[Thread] = WeakSet()
     return Pools(
-        writer=_sqlite(url, options, size=1, write=True),
-        reader=_sqlite(url, options, size=min(4, options.pool_size), write=False),
-        maintenance=_sqlite(url, options, size=1, write=False),
+        writer=_sqlite(url, options, threads, size=1, write=True),
+        reader=_sqlite(url, options, threads, size=min(4, options.pool_size), write=False),
+        maintenance=_sqlite(url, options, threads, size=1, write=False),
+        threads=threads,
     )
+
+
+def _join(threads: list[Thread]) -> None:
+    end = time.monotonic() + _LAST_WORK
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
 
 
 def _postgresql(url: URL, options: Options, *, size: int) -> AsyncEngine:
@@ -118,7 +144,7 @@ def _postgresql(url: URL, options: Options, *, size: int) -> AsyncEngine:
     )
 
 
-def _sqlite(url: URL, options: Options, *, size: int, write: bool) -> AsyncEngine:
+def _sqlite(url: URL, options: Options, threads: WeakSet[Thread], *, size: int, write: bool) -> AsyncEngine:
     engine = create_async_engine(
         url,
         pool_size=size,
@@ -138,6 +164,7 @@ def _sqlite(url: URL, options: Options, *, size: int, write: bool) -> AsyncEngin
 
     @event.listens_for(engine.sync_engine, "connect")
     def set_up(connection: Any, _: Any) -> None:
+        threads.add(connection.driver_connection._thread)
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")

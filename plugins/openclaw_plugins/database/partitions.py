@@ -58,8 +58,7 @@ class Partitions:
         try:
             return await drop_past(pools.maintenance, self._retention, self._logger)
         finally:
-            for _, engine in pools.named():
-                await engine.dispose()
+            await pools.close()
 
     async def probe(self) -> Mapping[str, Any]:
         """Raises StoreUnavailable where a message of this month or the next would find no place."""

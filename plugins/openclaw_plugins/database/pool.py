@@ -177,8 +177,7 @@ class SqlDatabase:
                 yield
         finally:
             pools, self._pools = self._pools, None
-            for _, engine in pools.named():
-                await engine.dispose()
+            await pools.close()
 
     @hookimpl
     def health(self) -> Sequence[HealthCheck]:
@@ -215,8 +214,7 @@ class SqlDatabase:
                 raise
             raise fault from error
         finally:
-            for _, engine in pools.named():
-                await engine.dispose()
+            await pools.close()
 
     async def upgrade(self) -> None:
         """Bring the schema to the newest revision; several processes may ask for it at once."""
