@@ -16,7 +16,8 @@ _ERROR = "error.type"
 # What a client may have put where it does not belong: a long run with a digit in it, or a very long one, is no word.
 _OPAQUE = re.compile(r"(?=[A-Za-z0-9_+=~.-]*\d)[A-Za-z0-9_+=~.-]{16,}|[A-Za-z0-9_+=~.-]{33,}|[^/\s@]{1,64}@[^/\s]+")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_LONGEST = 256
+#: characters that are shown, and that are looked at for it: a header of 64 KiB is no reason to hold up the loop
+_LONGEST, _LOOKED_AT = 256, 1_024
 
 
 def span_name(x: Exchange) -> str:
@@ -103,5 +104,5 @@ def failed(outcome: Outcome) -> bool:
 
 def _readable(text: str) -> str:
     """Return what a client sent with nothing in it that could be a secret: ids of the shape that we give, and words."""
-    shown = "/".join(part if _UUID.fullmatch(part) else _OPAQUE.sub("*", part) for part in text.split("/"))
+    shown = "/".join(part if _UUID.fullmatch(part) else _OPAQUE.sub("*", part) for part in text[:_LOOKED_AT].split("/"))
     return shown[:_LONGEST]
