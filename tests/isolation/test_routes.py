@@ -54,19 +54,25 @@ class Asked(msgspec.Struct, frozen=True):
 class Organization:
     """A member of an organisation, at the gateway."""
 
-    def __init__(self, gateway: Gateway, url: str, http: aiohttp.ClientSession, name: str) -> None:
-        token = gateway.plugin("jwt").mint(
-            organization=name, user=f"{name}-user", tier="wide", scopes=("keys",), ttl=3600
-        )
-        self._authorization = {"authorization": f"Bearer {token}"}
+    def __init__(
+        self,
+        gateway: Gateway,
+        url: str,
+        http: aiohttp.ClientSession,
+        name: str,
+        *,
+        scopes: tuple[str, ...] = ("keys",),
+    ) -> None:
+        token = gateway.plugin("jwt").mint(organization=name, user=f"{name}-user", tier="wide", scopes=scopes, ttl=3600)
+        self.authorization: Mapping[str, str] = {"authorization": f"Bearer {token}"}
         self._name = name
         self._url = url
         self._http = http
 
-    async def send(self, asked: Asked) -> tuple[int, str]:
-        """Return the status, and everything that came back."""
+    async def send(self, asked: Asked, credential: Mapping[str, str] | None = None) -> tuple[int, str]:
+        """Return the status, and everything that came back; `credential` stands in the place of the member's own."""
         url = self._url + asked.route.path.format(**asked.path)
-        headers = {**self._authorization, **asked.headers}
+        headers = {**(self.authorization if credential is None else credential), **asked.headers}
         if asked.method == "WEBSOCKET":
             try:
                 async with self._http.ws_connect(url, params=asked.query, headers=headers) as socket:
@@ -79,7 +85,7 @@ class Organization:
             return answer.status, f"{answer.headers}{await answer.text()}"
 
     async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        headers = {**self._authorization, **headers}
+        headers = {**self.authorization, **headers}
         async with self._http.request(method, self._url + path, json=body, headers=headers) as answer:
             assert answer.status < 300, await answer.text()
             return await answer.json()
@@ -105,7 +111,7 @@ async def both(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     wide = re.sub(r"(?m)^(limit *= *)\d+", r"\g<1>1000000", text)
     gateway = build(configuration(tmp_path, edit=edit, tiers={"wide": wide}))
     async with serving(gateway) as url, aiohttp.ClientSession() as http:
-        yield gateway, lambda name: Organization(gateway, url, http, name)
+        yield gateway, lambda name, **given: Organization(gateway, url, http, name, **given)
 
 
 async def test_no_route_gives_a_stranger_anything(both: tuple[Gateway, Any]) -> None:
@@ -153,6 +159,47 @@ async def test_the_same_requests_are_good_for_who_owns_the_ids(both: tuple[Gatew
         assert status < 300, (one.method, one.route.path, one.place, status, answer)
         places += 1
     assert places >= 12
+
+
+async def test_a_refused_caller_learns_nothing_of_what_is_there(both: tuple[Gateway, Any]) -> None:
+    """Without a good credential, or without the scope, the answer for what is there is that for what is not."""
+    gateway, member = both
+    owner, clerk = member(OWNER), member(OWNER, scopes=())
+    there = {"session_id": await owner.session(), "key_id": await owner.key()}
+    absent = {"session_id": "0190b0e0-0000-7000-8000-000000000000", "key_id": "0" * 12}
+    changing = re.compile(
+        "|".join((*there.values(), *absent.values(), r"[0-9a-f]{8}-[0-9a-f-]{27}", r"20\d\d-[^\"]*Z"))
+    )
+    asked = 0
+    for route in gateway.routes:
+        callers: list[tuple[int, Mapping[str, str]]] = []
+        if route.access == "authenticated":
+            callers += [(401, {}), (401, {"authorization": "Bearer a.b.c"}), (401, {"x-api-key": "ocg_nothing"})]
+        if route.scopes:
+            callers.append((403, clerk.authorization))
+        for expected, credential in callers:
+            for found, missed in zip(requests([route], there, []), requests([route], absent, []), strict=True):
+                status, answer = await owner.send(found, credential)
+                other, same = await owner.send(missed, credential)
+                assert (status, other) == (expected, expected), (found, answer)
+                assert changing.sub("", answer) == changing.sub("", same), (found, answer, same)
+                assert status != 401 or re.search(r"'WWW-Authenticate': 'Bearer", answer), (found, answer)
+                asked += 1
+    assert asked >= 70
+
+
+async def test_every_listing_has_a_largest_page(both: tuple[Gateway, Any]) -> None:
+    gateway, member = both
+    caller = member(OWNER, scopes=("keys", "admin"))
+    paged = [route for route in gateway.routes if {"limit", "cursor"} & {*route.query}]
+    assert len(paged) >= 5
+    made = {"session_id": await caller.session()}
+    for route in paged:
+        assert {"limit", "cursor"} <= {*route.query}, route.path
+        (asked,) = requests([route], made, [])
+        for limit, expected in (("200", 200), ("201", 400), ("0", 400), ("-1", 400), ("1e3", 400), ("٣", 400)):
+            status, answer = await caller.send(msgspec.structs.replace(asked, query={"limit": limit}))
+            assert status == expected, (route.path, limit, answer)
 
 
 async def belongings(owner: Organization) -> dict[str, str]:

@@ -223,6 +223,21 @@ async def test_issuer_and_audience_are_held_where_they_are_configured(tmp_path):
         assert isinstance(await tokens.authenticate(exchange(bearer(good))), Principal)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "config", "told"),
+    [
+        ("HS256", {}, None),
+        ("RS256", {}, "issuer and audience not set"),
+        ("RS256", {"issuer": "https://id.example"}, ": audience not set"),
+        ("RS256", {"issuer": "https://id.example", "audience": "gateway"}, None),
+    ],
+)
+def test_a_start_says_where_tokens_for_other_services_would_be_good(tmp_path, algorithm, config, told):
+    lines = plugin(tmp_path, algorithm, **config).notices()
+    assert len(lines) == (told is not None)
+    assert told is None or told in lines[0]
+
+
 async def test_claims_may_have_other_names_and_a_tier_may_be_missing(tmp_path):
     names = Claims(organization="tenant", user="email", tier="plan", scopes="roles")
     async with opened(tmp_path, claims=names) as tokens:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import aiohttp
 import msgspec
@@ -14,6 +17,7 @@ from click.testing import CliRunner
 from sqlalchemy import text
 
 from openclaw_gateway.testing import build, configuration, serving
+from openclaw_plugins.sessions import cursors
 from openclaw_plugins.sessions.commands import sessions as command
 
 UNKNOWN = "0190b0e0-0000-7000-8000-000000000000"
@@ -210,6 +214,29 @@ async def test_lists_page_and_refuse_a_foreign_cursor(client: Client) -> None:
     assert [s["sessionId"] for s in rest["sessions"]] == made[1::-1] and rest["nextCursor"] is None
     for path, org in ((f"{PATH}?status=active&cursor={cursor}", "other"), (f"{PATH}?cursor={cursor}", "acme")):
         assert (await client("GET", path, org=org))[0] == 400
+
+
+async def test_a_forged_cursor_shows_what_is_the_callers_own_and_no_more(client: Client) -> None:
+    """Cursors are not signed. Whoever writes one chooses where a listing of his own begins, and nothing else."""
+    _, theirs, _ = await client("POST", PATH, {"metadata": {"canary": 1}})
+    assert (await client("POST", f"{PATH}/{theirs['sessionId']}/messages", {"content": "canary"}))[0] == 201
+    _, own, _ = await client("POST", PATH, org="other")
+    forged = cursors.SessionsAfter("other", None, datetime(9999, 1, 1, tzinfo=UTC), UUID(theirs["sessionId"]))
+    status, page, _ = await client("GET", f"{PATH}?cursor={cursors.written(forged)}", org="other")
+    assert status == 200 and page == {"sessions": [own], "nextCursor": None}
+    messages = cursors.written(cursors.MessagesAfter(UUID(theirs["sessionId"]), 0))
+    for wanted in (
+        f"{PATH}?cursor={cursors.written(msgspec.structs.replace(forged, organization='acme'))}",
+        f"{PATH}?cursor={messages}",
+        f"{PATH}/{own['sessionId']}/messages?cursor={messages}",
+    ):
+        status, problem, _ = await client("GET", wanted, org="other")
+        assert (status, problem["error"]["param"]) == (400, "cursor") and "canary" not in str(problem)
+    # times at the ends of what a date can be, in zones that put them beyond it
+    for moment in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"):
+        text = base64.urlsafe_b64encode(msgspec.json.encode(["s", "other", None, moment, own["sessionId"]])).decode()
+        status, problem, _ = await client("GET", f"{PATH}?cursor={text.rstrip('=')}", org="other")
+        assert status in (200, 400), problem
 
 
 async def test_creating_is_metered_and_bounded(client: Client) -> None:

@@ -110,6 +110,18 @@ class JsonWebTokens:
         yield
 
     @hookimpl
+    def notices(self) -> list[str]:
+        config = self._config
+        unset = [name for name in ("issuer", "audience") if getattr(config, name) is None]
+        # A shared secret is the gateway's own; whoever has a private key signs for other services too.
+        if not unset or config.algorithms[0] in HMAC_BYTES:
+            return []
+        return [
+            f"plugins.{self._host.id}: {' and '.join(unset)} not set: a token that these keys verify is good here, "
+            "whichever service it was made for"
+        ]
+
+    @hookimpl
     def health(self) -> list[HealthCheck]:
         return [HealthCheck(f"{self._host.id}_keys", self._source.probe)] if self._source is not None else []
 
