@@ -9,7 +9,9 @@ import stat
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -370,10 +372,106 @@ async def test_a_transaction_sees_one_organization(walled: SqlDatabase) -> None:
     with pytest.raises(Fault):
         async with walled.transaction("a", operation="insert", table="t") as connection:
             await connection.execute(text(SESSION.format(id=ids["a"][:-1] + "9", org="b", status="active")))
-    # a connection that goes back to the pool has no tenant
-    engine = walled._engine("select")
-    async with engine.connect() as connection:
-        assert (await connection.execute(text("SELECT count(*) FROM openclaw_sessions"))).scalar_one() == 0
+
+
+async def test_no_connection_goes_back_with_an_organization(walled: SqlDatabase) -> None:
+    """Whatever has ended its transaction, a connection of the pool sees nobody's rows."""
+
+    async def ending(number: int) -> None:
+        """Commits, fails in the gateway, fails in the server, or is cut off."""
+        organization = None if number % 8 > 3 else f"org-{number}"
+        async with walled.transaction(organization, operation="insert", table="t") as connection:
+            await connection.execute(text("SELECT 1 / :ok"), {"ok": int(number % 4 != 1)})
+            if number % 4 == 2:
+                raise LookupError
+            if number % 4 == 3:
+                await connection.execute(text("SELECT pg_sleep(30)"))
+
+    size = walled._config.pool_size
+    for _ in range(4):
+        tasks = [asyncio.create_task(ending(number)) for number in range(2 * size)]
+        await asyncio.wait([task for number, task in enumerate(tasks) if number % 4 != 3], timeout=5)
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert None in outcomes and len({type(outcome) for outcome in outcomes}) >= 4, outcomes
+    settings = text("SELECT current_setting('app.organization', true), current_setting('app.system', true)")
+    async with AsyncExitStack() as stack:
+        for _ in range(size):
+            connection = await stack.enter_async_context(walled._engine("select").connect())
+            assert {setting or "" for setting in (await connection.execute(settings)).one()} == {""}
+
+
+async def test_work_of_no_organization_has_the_rights_of_requests_and_no_more(walled: SqlDatabase) -> None:
+    """Sweeps see every organisation, and may still change no table and nothing of what was done."""
+    async with walled.transaction(None, operation="sweep", table="t") as connection:
+        assert (await connection.execute(text("SELECT current_user"))).scalar_one() == "openclaw_app"
+    for forbidden in (
+        "UPDATE openclaw_audit SET actor = 'x'",
+        "DELETE FROM openclaw_audit",
+        "TRUNCATE openclaw_sessions",
+        "DROP TABLE openclaw_usage",
+        "ALTER TABLE openclaw_sessions DISABLE ROW LEVEL SECURITY",
+        "DROP POLICY organization ON openclaw_sessions",
+        "CREATE TABLE public.mine (x int)",
+        "CREATE ROLE another",
+        "COPY openclaw_sessions TO PROGRAM 'true'",
+    ):
+        with pytest.raises(Fault, match="lacks a right"):
+            async with walled.transaction(None, operation="sweep", table="t") as connection:
+                await connection.execute(text(forbidden))
+
+
+@pytest.mark.parametrize(
+    ("role", "why"),
+    [
+        ("SUPERUSER", "is a superuser"),
+        ("BYPASSRLS", "has BYPASSRLS"),
+        ("IN ROLE openclaw_owner", "owns tables of the gateway, or inherits"),
+    ],
+)
+async def test_a_role_that_row_security_does_not_bind_stops_the_start(
+    postgres: Postgres, postgres_url: str, tmp_path: Path, role: str, why: str
+) -> None:
+    name = "openclaw_" + role.split()[-1].lower() + "_app"
+    plain = "openclaw_ungranted"
+    for made, options in (("openclaw_owner", "LOGIN"), (name, role), (plain, "")):
+        if not postgres.sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{made}'"):
+            postgres.sql(f"CREATE ROLE {made} {options}")
+    postgres.sql("GRANT CREATE ON SCHEMA public TO openclaw_owner", postgres_url.rsplit("/", 1)[1])
+    url = postgres_url.replace("postgres@", "openclaw_owner@")
+    await database(tmp_path, url=url).upgrade()
+    with pytest.raises(
+        StartFailed, match=r"cannot be used: .*lacks a right, which `openclaw-gateway db upgrade` grants"
+    ):
+        async with database(tmp_path, url=postgres_url, application_role=plain).lifespan():
+            pass
+    await database(tmp_path, url=url, application_role=name).upgrade()
+    with pytest.raises(StartFailed, match=rf"plugins.database.application_role: .*{name}.* it {why}.*owns nothing"):
+        async with database(tmp_path, url=postgres_url, application_role=name).lifespan():
+            pass
+
+
+async def test_a_start_says_that_its_login_passes_row_security(
+    postgres: Postgres, postgres_url: str, tmp_path: Path
+) -> None:
+    store = database(tmp_path, url=postgres_url, auto_upgrade=True)
+    async with store.lifespan():
+        (line,) = store.notices()
+    assert "does not bind 'postgres'" in line and "plugins.database.application_role" in line
+
+
+async def test_a_login_that_owns_the_tables_is_bound(postgres: Postgres, postgres_url: str, tmp_path: Path) -> None:
+    if not postgres.sql("SELECT 1 FROM pg_roles WHERE rolname = 'openclaw_owner'"):
+        postgres.sql("CREATE ROLE openclaw_owner LOGIN")
+    postgres.sql("GRANT CREATE ON SCHEMA public TO openclaw_owner", postgres_url.rsplit("/", 1)[1])
+    store = database(tmp_path, url=postgres_url.replace("postgres@", "openclaw_owner@"), auto_upgrade=True)
+    async with store.lifespan():
+        assert store.notices() == []
+        async with store.transaction("a", operation="insert", table="t") as connection:
+            await connection.execute(text(SESSION.format(id=uuid.uuid4(), org="a", status="active")))
+        async with store.transaction("b", operation="select", table="t") as connection:
+            assert (await connection.execute(text("SELECT count(*) FROM openclaw_sessions"))).scalar_one() == 0
 
 
 async def test_every_connection_has_its_time_outs(walled: SqlDatabase) -> None:

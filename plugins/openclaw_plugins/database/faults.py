@@ -15,6 +15,8 @@ _BUSY = {
 }
 #: values that the store cannot hold: NUL in a text, a number over 64 bits, a date out of range
 _UNSTORABLE = {"22021", "22003", "22008", "22P05", "22000"}
+#: what the role may not do
+_FORBIDDEN = "42501"
 
 
 class Fault(GatewayError):
@@ -39,6 +41,8 @@ def translated(error: Exception) -> Exception | None:
         return StoreBusy("database", "the rows are locked by other work")
     if state in _UNSTORABLE or _value_of_driver(error):
         return _unstorable()
+    if state == _FORBIDDEN:
+        return Fault("database: its role lacks a right, which `openclaw-gateway db upgrade` grants to application_role")
     if isinstance(error, (exc.IntegrityError, exc.ProgrammingError)) and not error.connection_invalidated:
         return Fault(f"database: {type(error).__name__}")
     return StoreUnavailable("database", "failed to answer")

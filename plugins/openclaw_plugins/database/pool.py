@@ -41,9 +41,10 @@ from openclaw_plugins.database.engines import (
     made_private,
     open_pools,
 )
-from openclaw_plugins.database.faults import translated
+from openclaw_plugins.database.faults import Fault, translated
 from openclaw_plugins.database.partitions import Partitions
 from openclaw_plugins.database.schema import SchemaState
+from openclaw_plugins.database.wall import Wall
 from openclaw_plugins.database.watched import Watched
 
 T = TypeVar("T")
@@ -107,6 +108,7 @@ class SqlDatabase:
         self._host = host
         self._url = location(config.url.reveal() if config.url else None, host.data_dir / "gateway.db")
         self._pools: Pools | None = None
+        self._wall = Wall(host.id, config.application_role)
         self.partitions = Partitions(
             partial(self.transaction, None, operation="sweep", table="openclaw_messages"),
             lambda: open_pools(self._url, self._options(owner=True)),
@@ -187,6 +189,10 @@ class SqlDatabase:
         return checks
 
     @hookimpl
+    def notices(self) -> Sequence[str]:
+        return self._wall.notices
+
+    @hookimpl
     def migrations(self) -> Path:
         return asset("migrations") / "versions"
 
@@ -263,7 +269,9 @@ class SqlDatabase:
                 state = await self._schema_state(self._reading)
             if self.shared and state.matches:
                 await self.partitions.settle()
-        except StoreUnavailable as error:
+                async with self._reading() as connection:
+                    await self._wall.judge(connection)
+        except (StoreUnavailable, Fault) as error:
             raise StartFailed(f"the database at {self.shown} cannot be used: {error}") from error
         if not state.matches:
             raise StartFailed(state.complaint())
