@@ -103,15 +103,14 @@ class Runner:
                     x.outcome.disconnected = True
             else:
                 await response.answer(reply)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Disconnected):
             # Only the server cancels us, at the end of a drain: the exchange is completed as cut, and that is all.
-            x.outcome.disconnected = True
-        except Disconnected:
             x.outcome.disconnected = True
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the client gets a clean 500
             await self._fault(x, response, error)
         finally:
             await self._complete(x)
+            del scope["exchange"]  # they hold one another, and only the garbage collector would find them
 
     def match(self, path: str, method: str) -> tuple[CompiledRoute, Refusal | None]:
         """Find the route as Litestar will; its router caches the answer, so the second look-up is cheap."""
@@ -265,6 +264,7 @@ class Runner:
                 await send({"type": "websocket.close", "code": 1011, "reason": "internal error"})
         finally:
             await self._complete(x)
+            del scope["exchange"]
 
     def _match_websocket(self, path: str) -> tuple[CompiledRoute, Refusal | None]:
         try:

@@ -20,6 +20,7 @@ from socket_kit import place, raw
 from benchmarks import subjects
 from benchmarks.inside import NO_QUOTA, TIER, Client, opened, question
 from benchmarks.upstream import CHUNKS
+from openclaw_gateway.api import Exchange
 
 #: one in sixteen requests is timed by default, and would count more
 RATES = {"gateway.unmetered": ["messages"], "gateway.stage_sampling": 0}
@@ -66,6 +67,24 @@ async def test_a_request_makes_no_more_calls_than_recorded(tmp_path: Path, strea
         calls = await calls_of(client)
     # The lower bound catches a count that no longer counts what it should.
     assert bound / 2 < calls <= bound, f"{calls:.0f} calls a request"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_request_leaves_nothing_to_the_garbage_collector(tmp_path: Path, stream: bool) -> None:
+    async with opened(tmp_path, tier=NO_QUOTA, edit=RATES, body=question(stream=stream), organizations=2) as client:
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for number in range(100):  # the timers of the last few hold them still
+                assert await client.call(number) == 200
+            gc.collect()
+            left = [found for found in gc.garbage if isinstance(found, Exchange)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert not left, f"{len(left)} of 100 requests hold themselves"
 
 
 @pytest.fixture(scope="module")
