@@ -48,7 +48,7 @@ from openclaw_gateway.contracts.skills import (
     as_text,
 )
 from openclaw_gateway.decoding import Disconnected, decode, read_body, storable
-from openclaw_gateway.eager import within
+from openclaw_gateway.eager import resumed, within
 from openclaw_gateway.errors import (
     GatewayError,
     Refused,
@@ -207,6 +207,7 @@ __all__ = [
     "page_limit",
     "query_of",
     "read_body",
+    "resumed",
     "start_span",
     "storable",
     "trace_headers",

@@ -25,12 +25,12 @@ async def within(seconds: float, coroutine: Coroutine[Any, Any, T]) -> T:
         found: T = done.value
         return found
     async with asyncio.timeout(seconds):
-        return await _resumed(coroutine, waits_for)
+        return await resumed(coroutine, waits_for)
 
 
 @types.coroutine
-def _resumed(coroutine: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
-    """Go on with a coroutine that has been run up to a wait: as `await` would, from there."""
+def resumed(coroutine: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+    """Go on with a coroutine that was run by hand up to a wait, and waits for that: as `await` would, from there."""
     while True:
         thrown: BaseException | None = None
         try:

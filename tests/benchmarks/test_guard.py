@@ -58,7 +58,7 @@ async def _look(client: Client, only: str, requests: int) -> float:
     ("stream", "bound"),
     [
         pytest.param(False, 500, id="whole"),
-        pytest.param(True, 2_450, id="stream"),
+        pytest.param(True, 1_950, id="stream"),
     ],
 )
 async def test_a_request_makes_no_more_calls_than_recorded(tmp_path: Path, stream: bool, bound: int) -> None:
@@ -112,7 +112,7 @@ async def test_a_call_of_an_upstream_makes_no_more_calls_than_recorded(
     ("model", "requests", "bound"),
     [
         pytest.param("mock", 20, 26, id="that comes with others"),
-        pytest.param("mock-paced", 2, 180, id="that comes alone"),
+        pytest.param("mock-paced", 2, 140, id="that comes alone"),
     ],
 )
 async def test_a_chunk_makes_no_more_calls_than_recorded(

@@ -204,7 +204,7 @@ class Chat:
         )
         turn = Turn(attempts, record, self._host.logger, x.get(REQUEST_ID), hides_usage=hides_usage)
         if isinstance(attempts, ToolLoop):
-            attempts.listen(turn.note)
+            attempts.listen(turn.outlet.note)
         return turn
 
     async def _counted(self, x: Exchange, turn: Turn, writing: Awaitable[None]) -> None:

@@ -47,7 +47,7 @@ class SessionTurn:
 
     async def texts(self) -> AsyncIterator[str]:
         """Yield what the model says as it says it; pieces that wait together come as one."""
-        while (chunks := await self._turn.chunks(_PATIENCE)) is not None:
+        while (chunks := await self._turn.outlet.chunks(_PATIENCE)) is not None:
             text = "".join([self._text(chunk) for chunk in chunks])
             if text:
                 yield text

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Literal
 
@@ -20,14 +19,15 @@ from openclaw_gateway.api import (
     StoreUnavailable,
     UpstreamFailed,
     internal_error,
+    resumed,
     unavailable,
     within,
 )
 from openclaw_plugins.chat.answers import Record
 from openclaw_plugins.chat.attempts import Attempts
+from openclaw_plugins.chat.outlet import Outlet
 from openclaw_plugins.chat.skill_answers import SkillAnswer
 from openclaw_plugins.chat.tool_loop import ToolLoop
-from openclaw_plugins.chat.waiting import Waiting
 
 Reason = Literal["disconnected", "slow_reader", "cancelled", "shutdown"]
 
@@ -35,14 +35,12 @@ Reason = Literal["disconnected", "slow_reader", "cancelled", "shutdown"]
 _CLOSE = 1.0
 #: to keep and charge a turn, whoever has left
 _SETTLE = 5.0
-#: chunks that wait for the connection before the upstream has to wait too
-_QUEUE = 64
 #: the chunk of a stream that holds its usage and nothing else
 _TELLS_USAGE = re.compile(rb'"choices": ?\[\]')
 
 
 class Turn:
-    """One turn. `run` is its owner's; `chunks`, `stop` and `ended` are for the connection that listens.
+    """One turn. `start` is its owner's; `outlet`, `stop` and `ended` are for the connection that listens.
 
     After its end: `failure` is what went wrong, `stopped` who ended it early, `body` the whole answer of a turn
     that does not stream.
@@ -50,21 +48,17 @@ class Turn:
 
     __slots__ = (
         "_attempts",
-        "_chunks",
         "_hides_usage",
         "_logger",
-        "_notes",
         "_phase",
         "_record",
         "_request_id",
-        "_room",
         "_task",
         "_waiters",
-        "_waiting",
         "body",
-        "delivered",
         "failure",
         "finished",
+        "outlet",
         "stopped",
     )
 
@@ -85,52 +79,21 @@ class Turn:
         self._logger = logger
         self._task: asyncio.Task[None] | None = None
         self._phase: Literal["new", "asking", "settling"] = "new"
-        self._chunks: deque[bytes] = deque()
-        self._notes: deque[bytes] = deque(maxlen=_QUEUE)
-        self._waiting: Waiting | None = None
-        #: where the upstream waits for the connection
-        self._room: asyncio.Future[None] | None = None
         #: who waits for the end
         self._waiters: list[asyncio.Future[None]] = []
-        self.delivered = False
+        self.outlet = Outlet(record.add)
         self.body = b""
         self.finished = False
         self.failure: Refusal | None = None
         self.stopped: Reason | None = None
 
     @property
+    def delivered(self) -> bool:
+        return self.outlet.delivered
+
+    @property
     def streams(self) -> bool:
         return self._attempts.use.streamed
-
-    async def chunks(self, patience: float) -> list[bytes] | None:
-        """Return the chunks that wait; none where a note waits, or after `patience` seconds; None at the end."""
-        while not self._chunks:
-            if self.finished:
-                return None
-            if self._notes:
-                return []
-            if self._waiting is None:
-                self._waiting = Waiting()
-            if not await self._waiting.wait(patience) and not self._chunks:
-                return []
-        chunks = list(self._chunks)
-        self._chunks.clear()
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-        if self._phase == "asking":  # afterwards all that waits is accounted for already
-            self._account(chunks)
-        return chunks
-
-    def note(self, comment: bytes) -> None:
-        """Say something beside the answer: it is no part of that, costs nothing and may be lost."""
-        self._notes.append(comment)
-        self._wake()
-
-    def noted(self) -> bytes:
-        """Return the notes that wait."""
-        notes = b"".join(self._notes)
-        self._notes.clear()
-        return notes
 
     def stop(self, reason: Reason) -> None:
         """Tell the turn to end now: it closes its upstream, and accounts for what it delivered."""
@@ -140,7 +103,7 @@ class Turn:
         if reason == "shutdown":
             self.failure = unavailable("the gateway is shutting down", retry_after=5.0)
         else:
-            self._chunks.clear()
+            self.outlet.drop()
         if self._phase == "asking":
             assert self._task is not None
             self._task.cancel()
@@ -166,8 +129,7 @@ class Turn:
         finally:
             self._phase = "settling"
             self.finished = True
-            if self._waiting is not None:
-                self._waiting.close()
+            self.outlet.end()
             for waiter in self._waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -179,7 +141,7 @@ class Turn:
                 await self._ask_stream()
             else:
                 self.body = await self._attempts.complete()
-                self._account((self.body,))
+                self.outlet.account((self.body,))
         except asyncio.CancelledError:
             if self.stopped is None:
                 raise
@@ -193,24 +155,31 @@ class Turn:
             self.failure = internal_error()
 
     async def _ask_stream(self) -> None:
+        outlet = self.outlet
         async with aclosing(self._attempts.stream()) as stream:
-            async for chunk in stream:
+            while True:
+                coming = stream.__anext__()
+                try:
+                    waits_for = coming.send(None)
+                except StopIteration as come:
+                    chunk: bytes = come.value
+                except StopAsyncIteration:
+                    break
+                else:
+                    outlet.pass_on()  # all that has come leaves together, before the next has to be waited for
+                    try:
+                        chunk = await resumed(coming, waits_for)
+                    except StopAsyncIteration:
+                        break
                 if self._hides_usage and _TELLS_USAGE.search(chunk) is not None:
                     self._record.add(chunk)
-                    continue
-                while len(self._chunks) >= _QUEUE:
-                    self._room = asyncio.get_running_loop().create_future()
-                    await self._room
-                self._chunks.append(chunk)
-                self._wake()
-        self.delivered = True
-
-    def _wake(self) -> None:
-        if self._waiting is not None:
-            self._waiting.wake()
+                else:
+                    await outlet.put(chunk)
+        outlet.pass_on()
+        outlet.delivered = True
 
     async def _settle(self) -> None:
-        self._account(self._chunks)
+        self.outlet.settle()
         try:
             record = self._record
             kept = record.commit(cut=self._cut(), at_once=self.streams) if self.delivered else record.void()
@@ -223,11 +192,6 @@ class Turn:
         except Exception as error:
             self._logger.error("a turn could not be kept", exc_info=error, extra={"fields": self._fields()})
             self.failure = self.failure or internal_error()
-
-    def _account(self, chunks: Iterable[bytes]) -> None:
-        for chunk in chunks:
-            self.delivered = True
-            self._record.add(chunk)
 
     def _cut(self) -> str | None:
         return self.stopped or ("failed" if self.failure is not None else None)

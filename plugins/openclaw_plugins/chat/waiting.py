@@ -8,18 +8,20 @@ import asyncio
 class Waiting:
     """One waiter at a time. Its timer is moved only when it fires, so that a wait that ends in time sets none."""
 
-    __slots__ = ("_deadline", "_fires", "_future", "_loop", "_timer")
+    __slots__ = ("_deadline", "_fires", "_future", "_loop", "_seconds", "_timer")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[bool] | None = None
+        self._seconds = 0.0
         self._deadline = 0.0
         self._fires = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     async def wait(self, seconds: float) -> bool:
         """Wait until woken; False where it took longer."""
-        self._deadline = self._loop.time() + seconds
+        self._seconds = seconds
+        self.put_off()
         if self._timer is None or self._fires > self._deadline:
             self._arm()
         self._future = self._loop.create_future()
@@ -27,6 +29,10 @@ class Waiting:
             return await self._future
         finally:
             self._future = None
+
+    def put_off(self) -> None:
+        """Let the time of who waits begin anew."""
+        self._deadline = self._loop.time() + self._seconds
 
     def wake(self) -> None:
         future = self._future

@@ -90,9 +90,13 @@ async def write_stream(
     The status waits for the first content, but no longer than one keep-alive: a client behind a proxy has to see
     something by then.
     """
+
+    async def pass_on(chunks: Sequence[bytes]) -> None:
+        await send(_body(form.frames(chunks), more=True))
+
     async with _Watched(x, turn, receive):
         patience = _Patience(stall)
-        chunks = await turn.chunks(keep_alive)
+        chunks = await turn.outlet.chunks(keep_alive)
         if chunks is None and turn.failure is not None:
             raise Refused(turn.failure)
         try:
@@ -101,9 +105,12 @@ async def write_stream(
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
             while chunks is not None:
                 patience.begin()
-                await send(_body(form.frames(chunks) if chunks else turn.noted() or form.keep_alive, more=True))
+                if chunks:
+                    await pass_on(chunks)
+                elif not await turn.outlet.sent():
+                    await send(_body(turn.outlet.noted() or form.keep_alive, more=True))
                 patience.end()
-                chunks = await turn.chunks(keep_alive)
+                chunks = await turn.outlet.chunks(keep_alive, pass_on)
         except asyncio.CancelledError:
             if not patience.over():
                 raise

@@ -1,0 +1,166 @@
+"""What has come of a turn's answer and has not left yet: the one place where a turn and its connection meet.
+
+A switch from the turn's task to the connection's and back is a good part of what a chunk costs. So the turn sends its
+chunks itself while the connection keeps up; where that has to wait, the connection goes on with it, and the turn waits
+once enough has gathered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
+from openclaw_gateway.api import resumed
+from openclaw_plugins.chat.waiting import Waiting
+
+#: chunks that wait for the connection before the upstream has to wait too
+_QUEUE = 64
+
+#: sends chunks to the connection
+Sink = Callable[[Sequence[bytes]], Coroutine[Any, Any, None]]
+
+
+class Outlet:
+    """`put`, `pass_on`, `settle` and `end` are for the turn; `chunks`, `sent` and `noted` for who listens.
+
+    `record` is told of every chunk that is on its way, once, before it leaves.
+    """
+
+    __slots__ = (
+        "_accounted",
+        "_chunks",
+        "_ended",
+        "_notes",
+        "_record",
+        "_room",
+        "_sending",
+        "_sink",
+        "_waiting",
+        "delivered",
+    )
+
+    def __init__(self, record: Callable[[bytes], None]) -> None:
+        self._record = record
+        #: whether anything was, or an answer that is empty was whole
+        self.delivered = False
+        #: whether all that waits is accounted for already
+        self._accounted = False
+        self._ended = False
+        self._chunks: deque[bytes] = deque()
+        self._notes: deque[bytes] = deque(maxlen=_QUEUE)
+        self._waiting: Waiting | None = None
+        #: where the upstream waits for the connection
+        self._room: asyncio.Future[None] | None = None
+        #: where chunks go at once, while the connection waits for some
+        self._sink: Sink | None = None
+        #: such a send that has to wait, and for what, or that failed: the connection goes on with it
+        self._sending: tuple[Coroutine[Any, Any, None], Any] | Exception | None = None
+
+    # --- the turn -------------------------------------------------------------------------------
+
+    async def put(self, chunk: bytes) -> None:
+        """Take a chunk; it leaves with the next `pass_on`. Waits where the connection is far behind."""
+        while len(self._chunks) >= _QUEUE:
+            self.pass_on()
+            if self._chunks:
+                self._room = asyncio.get_running_loop().create_future()
+                await self._room
+        self._chunks.append(chunk)
+
+    def pass_on(self) -> None:
+        """Send what waits, if the connection waits for it; wake the connection where it cannot leave at once."""
+        if not self._chunks:
+            return
+        if self._sink is None or self._sending is not None:
+            self._wake()
+            return
+        chunks = list(self._chunks)
+        self._chunks.clear()
+        self.account(chunks)
+        try:
+            sending = self._sink(chunks)
+            self._sending = sending, sending.send(None)
+        except StopIteration:
+            if self._waiting is not None:
+                self._waiting.put_off()
+            return
+        except Exception as error:  # noqa: BLE001 - it is no fault of the turn's: the connection meets it
+            self._sending = error
+        self._wake()
+
+    def account(self, chunks: Iterable[bytes]) -> None:
+        """Note what is on its way."""
+        for chunk in chunks:
+            self.delivered = True
+            self._record(chunk)
+
+    def note(self, comment: bytes) -> None:
+        """Say something beside the answer: it is no part of that, costs nothing and may be lost."""
+        self._notes.append(comment)
+        self._wake()
+
+    def drop(self) -> None:
+        """Forget what waits: nobody is there to have it."""
+        self._chunks.clear()
+
+    def settle(self) -> None:
+        """Account for what waits, which will leave yet."""
+        self.account(self._chunks)
+        self._accounted = True
+
+    def end(self) -> None:
+        """Say that nothing more comes."""
+        self._ended = True
+        if self._waiting is not None:
+            self._waiting.close()
+
+    def _wake(self) -> None:
+        if self._waiting is not None:
+            self._waiting.wake()
+
+    # --- the connection -------------------------------------------------------------------------
+
+    async def chunks(self, patience: float, sink: Sink | None = None) -> list[bytes] | None:
+        """Return the chunks that wait; none where a note waits, or after `patience` seconds; None at the end.
+
+        While it waits, what comes goes through `sink`. It returns none too where that has to wait: see `sent`.
+        """
+        while not self._chunks:
+            if self._ended:
+                return None
+            if self._notes:
+                return []
+            if self._waiting is None:
+                self._waiting = Waiting()
+            self._sink = sink
+            try:
+                in_time = await self._waiting.wait(patience)
+            finally:
+                self._sink = None
+            if self._sending is not None or (not in_time and not self._chunks):
+                return []
+        chunks = list(self._chunks)
+        self._chunks.clear()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        if not self._accounted:
+            self.account(chunks)
+        return chunks
+
+    async def sent(self) -> bool:
+        """Finish what was sent through the sink and has to wait; False where there is nothing of that."""
+        if self._sending is None:
+            return False
+        sending, self._sending = self._sending, None
+        if isinstance(sending, Exception):
+            raise sending
+        await resumed(*sending)
+        return True
+
+    def noted(self) -> bytes:
+        """Return the notes that wait."""
+        notes = b"".join(self._notes)
+        self._notes.clear()
+        return notes
