@@ -26,6 +26,7 @@ BUILD_LOCK = HERE / "requirements-build.lock"
 RUN_LOCK = HERE / "requirements.lock"
 TEST_LOCK = HERE / "requirements-test.lock"
 MODEL_LOCK = HERE / "requirements-model.lock"
+SDK_LOCK = HERE / "requirements-sdks.lock"
 
 # What each lock is resolved from. The model is locked without its dependencies: see docs/decisions/0001-packaging.md.
 LOCKS = {
@@ -33,6 +34,7 @@ LOCKS = {
     BUILD_LOCK: ["--group", "build", "--constraint", ".ci/requirements.lock"],
     TEST_LOCK: ["pyproject.toml", "--group", "build", "--group", "test", "--constraint", ".ci/requirements.lock"],
     MODEL_LOCK: ["--group", "model", "--no-deps"],
+    SDK_LOCK: ["--group", "sdks"],
 }
 LINTERS = (
     ("ruff", "check", "."),

@@ -19,7 +19,7 @@ ASKED = [
 
 
 class Judged(NamedTuple):
-    """Where it is served, a credential, and one of the narrow tier."""
+    """Where it is served, an API key, and one of the narrow tier."""
 
     url: str
     token: str
@@ -36,12 +36,10 @@ async def judged(directory: Path) -> AsyncIterator[Judged]:
         edit = {"plugins.up": {"use": "providers.openai", "url": upstream.url}, "models.tools": {"provider": "up"}}
         gateway = build(configuration(directory, edit=edit, tiers=tiers))
         async with serving(gateway) as url:
-            mint = gateway.plugin("jwt").mint
-            yield Judged(
-                url,
-                mint(organization="acme", user="ada", tier="teams"),
-                mint(organization="small", user="ada", tier="tight"),
-            )
+            keys = gateway.plugin("api_key")
+            token = await keys.create(organization="acme", user="ada", tier="teams")
+            tight = await keys.create(organization="small", user="ada", tier="tight")
+            yield Judged(url, token.key, tight.key)
 
 
 def _weather(upstream: ScriptedUpstream, received: Received) -> Script:

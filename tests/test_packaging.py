@@ -30,10 +30,11 @@ ENTRY = re.compile(r"(?P<name>[a-z0-9][a-z0-9-]*)==[^\s/:@]+(?P<marker> ; [^/:@]
 HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
 
 
-def test_there_are_four_locks() -> None:
+def test_there_are_five_locks() -> None:
     assert [lock.name for lock in LOCKS] == [
         "requirements-build.lock",
         "requirements-model.lock",
+        "requirements-sdks.lock",
         "requirements-test.lock",
         "requirements.lock",
     ]
@@ -62,6 +63,7 @@ def test_every_declared_dependency_is_locked() -> None:
     assert run | names(groups["test"]) | names(groups["build"]) <= locked("requirements-test.lock")
     assert names(groups["build"]) <= locked("requirements-build.lock")
     assert names(groups["model"]) == locked("requirements-model.lock")
+    assert names(groups["sdks"]) <= locked("requirements-sdks.lock")
 
 
 def test_every_locked_version_satisfies_its_declaration() -> None:

@@ -1,27 +1,27 @@
 """The clients that people use, as judges: each speaks to the gateway as it would to the vendor.
 
-In front of echo, and of a real model of 135 million weights that the gateway reaches by two protocols. SDKs that are
-too heavy for every machine are skipped where they are not installed.
+In front of echo, and of a real model of 135 million weights that the gateway reaches by two protocols. SDKs with an
+environment of their own are skipped where it is not cached and no registry is reached.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from anthropic import AsyncAnthropic
+from installed import python_with
 from openai import AsyncOpenAI
+from sdk_kit import judged
 from upstreams import smol_model
 
 from openclaw_gateway.testing import build, configuration, serving
 
+LOCK = Path(__file__).parents[2] / ".ci/requirements-sdks.lock"
 HELLO: Any = [{"role": "user", "content": "Say hello in one short sentence."}]
 #: echo; a real model by OpenAI's protocol; the same by Anthropic's
 MODELS = ["echo", "small", "small-messages"]
@@ -91,54 +91,23 @@ async def ask_anthropic(client: AsyncAnthropic, model: str) -> None:
     assert 0 < final.usage.output_tokens <= 12
 
 
-LANGCHAIN = """
-import sys
-from langchain_openai import ChatOpenAI
-chat = ChatOpenAI(base_url=sys.argv[1] + "/v1", api_key=sys.argv[2], model="echo", max_retries=0)
-assert chat.invoke("Hello there").content == "Hello there"
-assert "".join(part.content for part in chat.stream("Hello there")) == "Hello there"
-assert chat.invoke("Hello there").usage_metadata["output_tokens"] == 2
-"""
-
-LITELLM = """
-import sys
-import litellm
-given = dict(api_base=sys.argv[1] + "/v1", api_key=sys.argv[2], model="openai/echo", num_retries=0,
-             messages=[{"role": "user", "content": "Hello there"}])
-assert litellm.completion(**given).choices[0].message.content == "Hello there"
-parts = litellm.completion(stream=True, **given)
-assert "".join(part.choices[0].delta.content or "" for part in parts) == "Hello there"
-try:
-    litellm.completion(**{**given, "model": "openai/nope"})
-except litellm.BadRequestError as error:
-    assert "there is no model" in str(error)
-else:
-    raise AssertionError("an unknown model was answered")
-"""
+@pytest.fixture(scope="session")
+def heavy() -> Path:
+    return python_with(LOCK)
 
 
-@pytest.mark.parametrize(("package", "script"), [("langchain_openai", LANGCHAIN), ("litellm", LITELLM)])
-async def test_heavy_sdks(tmp_path: Path, package: str, script: str) -> None:
-    """In an interpreter of their own: OPENCLAW_SDK_PYTHON names one that has them, for they pin what we use newer."""
-    python = os.environ.get("OPENCLAW_SDK_PYTHON", sys.executable)
-    if python == sys.executable:
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed; OPENCLAW_SDK_PYTHON may name an interpreter that has it")
-    elif subprocess.run([python, "-c", f"import {package}"], capture_output=True, check=False).returncode:
-        pytest.skip(f"{package} is not installed beside {python}")
-
-    gateway = build(configuration(tmp_path))
-    async with serving(gateway) as url:
-        token = gateway.plugin("jwt").mint(organization="acme", user="ada", tier="teams")
+@pytest.mark.parametrize("sdk", ["langchain", "litellm"])
+async def test_sdks_that_pin_what_the_gateway_uses_newer(tmp_path: Path, heavy: Path, sdk: str) -> None:
+    nowhere = "http://127.0.0.1:9"  # nothing but the gateway is asked, whatever a package would like to fetch
+    async with judged(tmp_path) as given:
         process = await asyncio.create_subprocess_exec(
-            python,
-            "-c",
-            script,
-            url,
-            token,
+            *(heavy, "-P", Path(__file__).parent / f"python/judge_{sdk}.py", *given),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1"},
+            env={
+                **{"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+                **{"HTTPS_PROXY": nowhere, "HTTP_PROXY": nowhere, "NO_PROXY": "127.0.0.1"},
+            },
         )
         said, _ = await asyncio.wait_for(process.communicate(), 90)
     assert process.returncode == 0, said.decode()[-2000:]

@@ -1,4 +1,4 @@
-// The AI SDK as a judge: run with the gateway's URL, a credential, and one of a tier of one call a minute.
+// The AI SDK as a judge: run with the gateway's URL, an API key, and one of a tier of one call a minute.
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { APICallError, embed, generateText, jsonSchema, stepCountIs, streamText, tool } from 'ai';
 import assert from 'node:assert/strict';

@@ -1,4 +1,4 @@
-// The SDK of OpenAI as a judge: run with the gateway's URL, a credential, and one of a tier of one call a minute.
+// The SDK of OpenAI as a judge: run with the gateway's URL, an API key, and one of a tier of one call a minute.
 import OpenAI from 'openai';
 import assert from 'node:assert/strict';
 const [url, token, tight] = process.argv.slice(-3);
