@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET
+from typing import Any
 
 import pytest
 from socket_kit import Place, Raw, closed, frame, place, raw, said, say
+
+from openclaw_gateway.serving.sockets import Socket
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 PINGED = b'{"type":"ping"}'
@@ -43,6 +48,7 @@ BROKEN = [
     ("length with its top bit set", frame(TEXT, b"", length=b"\xff" + (2**64 - 1).to_bytes(8, "big")), 1009),
     ("one byte over the limit", frame(TEXT, bytes(2**20 + 1)), 1009),
     ("too big in fragments", frame(TEXT, b"a" * 2**20, fin=False) + frame(CONT, b"a"), 1009),
+    ("too many fragments", frame(TEXT, b"{", fin=False) + frame(CONT, b"", fin=False) * 4096, 1009),
     ("bad UTF-8", frame(TEXT, b'{"type":"\xc3\x28"}'), 1007),
     ("UTF-8 cut off", frame(TEXT, b"\xf0\x9f\x98"), 1007),
     ("a surrogate in UTF-8", frame(TEXT, b"\xed\xa0\x80"), 1007),
@@ -70,6 +76,10 @@ async def test_a_broken_frame_ends_the_socket_with_its_code(here: Place, what: s
 GOOD = [
     ("in fragments", frame(TEXT, PINGED[:5], fin=False) + frame(CONT, PINGED[5:])),
     ("in empty fragments", frame(TEXT, b"", fin=False) + frame(CONT, b"", fin=False) + frame(CONT, PINGED)),
+    (
+        "in as many fragments as may be",
+        frame(TEXT, PINGED, fin=False) + frame(CONT, b"", fin=False) * 4094 + frame(CONT, b""),
+    ),
     ("a ping between fragments", frame(TEXT, PINGED[:5], fin=False) + frame(PING, b"p") + frame(CONT, PINGED[5:])),
     ("an unsolicited pong", frame(PONG, b"nobody asked") + frame(TEXT, PINGED)),
     ("a ping of 125 bytes", frame(PING, bytes(125)) + frame(TEXT, PINGED)),
@@ -92,6 +102,52 @@ async def test_bytes_that_come_one_by_one_are_served(here: Place) -> None:
             client.writer.write(bytes([byte]))
             await client.writer.drain()
         assert await client.frame() == (TEXT, b'{"type":"pong"}')
+
+
+async def test_a_peer_that_takes_no_pongs_is_read_no_further(here: Place) -> None:
+    """What is owed to it would else grow for as long as it sends."""
+    async with raw(here, f"/ws?sessionId={await here.session()}", f"X-API-Key: {here.key}", limit=2**10) as client:
+        (socket,) = [one for one in here.server.server_state.connections if isinstance(one, Socket)]
+        client.writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_RCVBUF, 2**17)
+        socket.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, 2**17)
+        pings = 40_000
+        client.writer.write(frame(PING, bytes(125)) * pings)
+        most, until = 0, time.monotonic() + 1
+        while time.monotonic() < until:
+            most = max(most, socket.transport.get_write_buffer_size())
+            await asyncio.sleep(0)
+        assert 0 < most < 2**16
+        async with asyncio.timeout(30):
+            for _ in range(pings):
+                assert await client.frame() == (PONG, bytes(125))
+
+
+@pytest.mark.parametrize(
+    ("handled", "flood"),
+    [("handle_pong", frame(PONG, b"")), ("handle_cont", frame(CONT, b"", fin=False))],
+    ids=["pongs", "fragments"],
+)
+async def test_a_flood_of_tiny_frames_keeps_nobody_waiting(
+    here: Place, monkeypatch: pytest.MonkeyPatch, handled: str, flood: bytes
+) -> None:
+    """Between two turns of the loop no more frames are taken than a slice holds, however many have come."""
+    taken = most = 0
+    kept = getattr(Socket, handled)
+
+    def counted(self: Socket, event: Any) -> None:
+        nonlocal taken
+        taken += 1
+        kept(self, event)
+
+    monkeypatch.setattr(Socket, handled, counted)
+    monkeypatch.setattr("openclaw_gateway.serving.sockets._FRAGMENTS", 10**9)
+    async with opened(here) as client, asyncio.timeout(30):
+        client.writer.write(frame(TEXT, b"{", fin=False) + flood * 100_000)
+        seen = 0
+        while taken < 100_000:
+            await asyncio.sleep(0)
+            most, seen = max(most, taken - seen), taken
+    assert 1_000 < most <= 2**14 / len(flood) + 1
 
 
 async def test_a_frame_of_the_whole_limit_is_read(here: Place) -> None:

@@ -21,6 +21,12 @@ _CLOSING = 5.0
 _BUFFER = 0
 #: bytes that a client may send ahead of our answer to its handshake before it is read no further
 _AHEAD = 64 * 1024
+#: bytes that are parsed in one turn of the loop: these may be 2,700 frames of nothing, and all others wait for them
+_SLICE = 16 * 1024
+#: fragments of one message; an empty one costs a client six bytes, and us a place in a list
+_FRAGMENTS = 4096
+#: answers to protocol pings that may wait for a peer that takes none before it is read no further
+_PONGS = 64
 _UNREADABLE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -34,8 +40,10 @@ class Socket(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self.close_timeout = _CLOSING
         self._failed = False
-        #: what came behind the handshake, before it was answered
+        #: what came and is not parsed yet: behind a handshake that is not answered, or more than one slice
         self._ahead = b""
+        #: pongs that were written since the peer has last taken all that was
+        self._pongs = 0
         # An idle connection is one of thousands, and each empty deque of the base's takes 600 bytes of it.
         base: Any = self
         base.queue = _Inbox()
@@ -64,6 +72,14 @@ class Socket(WebSocketsSansIOProtocol):
         if self.close_timer is not None:
             self.close_timer.cancel()
             self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
+            self._read_on()  # the peer's own close stands behind what it sent before
+
+    async def receive(self) -> Any:
+        message = await self.queue.get()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            self._read_on()
+        return message
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.lost is not None:
@@ -78,25 +94,64 @@ class Socket(WebSocketsSansIOProtocol):
         self.conn.parser = self.conn.parse()
         next(self.conn.parser)
         if self._ahead:
-            ahead, self._ahead = self._ahead, b""
-            self.transport.resume_reading()
-            self.data_received(ahead)
+            self._go_on()
 
     def data_received(self, data: bytes) -> None:
         if self._failed:
             return
-        if self.handshake_initiated and not self.handshake_complete:
+        if self._ahead or (self.handshake_initiated and not self.handshake_complete):
             # A client should have waited (RFC 6455 4.1). Nothing of it is read, or answered, before it is let in.
             self._ahead += data
             if len(self._ahead) > _AHEAD:
                 self.transport.pause_reading()
             return
+        if len(data) > _SLICE and self.handshake_complete:
+            data, self._ahead = data[:_SLICE], data[_SLICE:]
+            self.transport.pause_reading()
+            self.loop.call_soon(self._go_on)
         super().data_received(data)
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
             # The base would wait for a handshake that can no more come, with no deadline.
             self._failed = True
             self.transport.write(_UNREADABLE)
             self.transport.close()
+
+    def _read_on(self) -> None:
+        if self._ahead:
+            self.loop.call_soon(self._go_on)
+        elif not self._held_up():
+            self.transport.resume_reading()
+
+    def _go_on(self) -> None:
+        """Parse what waits, a slice of it; then read again, unless the application or the peer is behind."""
+        if self._held_up():
+            return  # what holds it up calls again
+        ahead, self._ahead = self._ahead, b""
+        self.data_received(ahead)
+        if not self._ahead and not self._held_up():
+            self.transport.resume_reading()
+
+    def _held_up(self) -> bool:
+        return self.read_paused or self._pongs > _PONGS or self._failed or self.transport.is_closing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        behind, self._pongs = self._pongs > _PONGS, 0
+        if behind:
+            self._read_on()
+
+    def handle_ping(self) -> None:
+        super().handle_ping()
+        if not self.writable.is_set():
+            self._pongs += 1
+            if self._pongs > _PONGS:
+                self.transport.pause_reading()
+
+    def handle_cont(self, event: Any) -> None:
+        if len(self.frames) < _FRAGMENTS:
+            super().handle_cont(event)
+        elif not self._failed:
+            self._end(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
 
     def send_receive_event_to_app(self) -> None:
         data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
@@ -107,7 +162,7 @@ class Socket(WebSocketsSansIOProtocol):
             try:
                 text = data.decode()
             except UnicodeDecodeError:
-                self._not_text()
+                self._end(CloseCode.INVALID_DATA)
                 return
             self.queue.put_nowait({"type": "websocket.receive", "text": text})
         else:
@@ -116,15 +171,16 @@ class Socket(WebSocketsSansIOProtocol):
             self.read_paused = True
             self.transport.pause_reading()
 
-    def _not_text(self) -> None:
+    def _end(self, code: CloseCode, reason: str = "") -> None:
+        """Close for what only the whole of a message shows to be wrong."""
         if self.conn.state is State.OPEN:
-            self.conn.send_close(CloseCode.INVALID_DATA)
+            self.conn.send_close(code, reason)
             self.handle_parser_exception()
             return
         # The peer's own close came right behind, and is answered already: the base would fail to say more.
         self._failed = self.close_sent = True
         self.stop_keepalive()
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": CloseCode.INVALID_DATA})
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code})
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.transport.close()
 
@@ -141,9 +197,9 @@ class Socket(WebSocketsSansIOProtocol):
         self.close_sent = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
+        self._ahead = b""
+        self.read_paused = False
+        self.transport.resume_reading()
         self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
 
     def keepalive_timeout(self) -> None:
@@ -191,6 +247,9 @@ class _Gate:
 
     def __init__(self) -> None:
         self._shut: asyncio.Event | None = None
+
+    def is_set(self) -> bool:
+        return self._shut is None
 
     def set(self) -> None:
         if self._shut is not None:
