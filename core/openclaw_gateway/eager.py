@@ -19,11 +19,24 @@ async def within(seconds: float, coroutine: Coroutine[Any, Any, T]) -> T:
 
     It runs at once up to its first wait, and only then is there a timer. What it raises passes through.
     """
+    done, found = begin(coroutine)
+    returned: T = found if done else await finish(seconds, coroutine, found)
+    return returned
+
+
+def begin(coroutine: Coroutine[Any, Any, Any]) -> tuple[bool, Any]:
+    """Run a coroutine up to its first wait: return True and what it returns, or False and what it waits for.
+
+    This and `finish` are `within` in two steps, without a coroutine around one that does not wait.
+    """
     try:
-        waits_for = coroutine.send(None)
+        return False, coroutine.send(None)
     except StopIteration as done:
-        found: T = done.value
-        return found
+        return True, done.value
+
+
+async def finish(seconds: float, coroutine: Coroutine[Any, Any, T], waits_for: Any) -> T:
+    """Go on with a coroutine that was begun, for `seconds` at most. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         return await resumed(coroutine, waits_for)
 

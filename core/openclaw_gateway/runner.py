@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from litestar.exceptions import MethodNotAllowedException
 
 from openclaw_gateway.decoding import Disconnected
-from openclaw_gateway.eager import within
+from openclaw_gateway.eager import begin, finish, within
 from openclaw_gateway.errors import Refused, StoreUnavailable, UpstreamFailed
 from openclaw_gateway.exchange import Exchange, Reply
 from openclaw_gateway.facts import PRINCIPAL, REQUEST_ID, TIER
@@ -87,11 +87,10 @@ class Runner:
         x.client, x.trusted_peer = self._peers.client_of(scope)
         x.receive = receive
         scope["exchange"] = x
-        if self._sampling:
-            self._untimed += 1
-            if self._untimed >= self._sampling:
-                self._untimed = 0
-                x.timings = {}
+        self._untimed += 1
+        if 0 < self._sampling <= self._untimed:
+            self._untimed = 0
+            x.timings = {}
         response = Response(x, send, self._server_timing)
         try:
             reply = await self._before(x, response)
@@ -148,11 +147,12 @@ class Runner:
                 begun = self._monotonic()
                 reply = await self._step(x, call)
                 timings[call.step.id] = self._monotonic() - begun
-            elif call.awaits:
-                reply = await self._step(x, call)
-            else:
+            else:  # as `_step`, without a coroutine for it
                 try:
                     reply = call.function(x)
+                    if call.awaits:
+                        done, found = begin(reply)
+                        reply = found if done else await finish(call.step.settings.timeout, reply, found)
                 except Exception as error:  # noqa: BLE001 - a step's fault is answered by its on_error
                     reply = self._failed(x, call, error)
                 if reply is not None:

@@ -82,18 +82,23 @@ class Auth:
         if held_back is not None:
             self._count_held_back()
             return held_back
+        found: Principal | Refusal | None = None
         try:
-            found = await self._recognised(x)
+            for authenticate in self._methods:
+                found = await authenticate(x)
+                if found is not None:
+                    break
         except StoreUnavailable as error:
             self._logger.warning("a credential could not be checked", extra={"fields": {"store": error.store}})
             return _UNKNOWN
         if isinstance(found, Principal):
             self._failures.succeeded(x)
             return self._admit(x, found)
-        if found.status == 401:
+        refusal = found or _UNRECOGNISED
+        if refusal.status == 401:
             self._failures.failed(x)
             self._count_failed()
-        return found
+        return refusal
 
     @hookimpl
     def on_message(self, x: Exchange) -> Refusal | None:
@@ -102,13 +107,6 @@ class Auth:
         if principal is not None and principal.expires_at is not None and principal.expires_at <= self._clock.now():
             return _EXPIRED
         return None
-
-    async def _recognised(self, x: Exchange) -> Principal | Refusal:
-        for authenticate in self._methods:
-            found = await authenticate(x)
-            if found is not None:
-                return found
-        return _UNRECOGNISED
 
     def _admit(self, x: Exchange, principal: Principal) -> Refusal | None:
         opened = self._opened.get(principal.tier)
