@@ -46,9 +46,9 @@ PLANTED = (
     ),
     Planted(
         "rows are read without a lock",
-        f"{_ACCOUNTS}/ledger.py",
-        "_LOCK = PEEK.order_by(*_KEY).with_for_update()",
-        "_LOCK = PEEK.order_by(*_KEY)",
+        f"{_ACCOUNTS}/statements.py",
+        " ORDER BY 1, 2, 3, 4 FOR UPDATE OF u",
+        " ORDER BY 1, 2, 3, 4",
         _CONTRACT + "test_two_processes_admit_exactly_the_limit[postgresql]",
     ),
     Planted(

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, RowMapping, bindparam, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from uuid_utils import uuid7
 
 from openclaw_gateway.api import Balance, Hold, Take
 from openclaw_plugins.accounts import thresholds
 from openclaw_plugins.accounts.periods import seconds_left
+from openclaw_plugins.accounts.statements import Held, Resolved, Written, statements
 from openclaw_plugins.accounts.tables import holds, now, quota_events, usage
 from openclaw_plugins.accounts.work import Key, Reservation, Settlement, hold_key, key_of
 
@@ -25,24 +26,6 @@ _HOLD_KEY = (holds.c.organization_id, holds.c.subject, holds.c.limit_name, holds
 _NOW = select(now())
 PEEK = select(*_KEY, usage.c.used, usage.c.held, usage.c.tier, usage.c.announced, now().label("now")).where(
     tuple_(*_KEY).in_(bindparam("keys", expanding=True))
-)
-_LOCK = PEEK.order_by(*_KEY).with_for_update()
-_WRITE = (
-    update(usage)
-    .where(*(column == bindparam(f"key_{column.name}") for column in _KEY))
-    .values(
-        used=bindparam("new_used"),
-        held=bindparam("new_held"),
-        tier=bindparam("new_tier"),
-        announced=bindparam("new_announced"),
-        updated_at=bindparam("now"),
-    )
-)
-_HOLDS = select(holds.c.hold_id, holds.c.state).where(holds.c.hold_id.in_(bindparam("ids", expanding=True)))
-_RESOLVE = (
-    update(holds)
-    .where(holds.c.hold_id == bindparam("id"))
-    .values(state=bindparam("new_state"), holder=bindparam("new_holder"), expires_at=bindparam("new_expires_at"))
 )
 _CLOSE = update(holds).where(holds.c.hold_id == bindparam("id")).values(state=bindparam("new_state"))
 #: what still counts against a limit: a reservation, or the lease of something stored
@@ -70,14 +53,15 @@ class Row:
 class Ledger:
     """The rows of one transaction, from `lock` to `write`."""
 
-    __slots__ = ("_connection", "_reaped", "events", "new_holds", "now", "rows")
+    __slots__ = ("_connection", "_reaped", "_statements", "events", "new_holds", "now", "rows")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._statements = statements(connection)
         #: the database's time, once rows are locked
         self.now = datetime.min.replace(tzinfo=UTC)
         self.rows: dict[Key, Row] = {}
-        self.new_holds: list[dict[str, Any]] = []
+        self.new_holds: list[Held] = []
         self.events: list[dict[str, Any]] = []
         self._reaped: set[Key] = set()
 
@@ -91,7 +75,7 @@ class Ledger:
         self.now = clock(self._connection) if found is None else found
         missing = sorted(set(keys_at(self.now)) - self.rows.keys())
         if missing:
-            self._make(missing)
+            self._statements.make(missing, self.now)
             self._take(missing)
 
     def reserve(self, work: Reservation, hold_ttl: float) -> None:
@@ -124,8 +108,8 @@ class Ledger:
         """
         settlements = list(settlements)
         ids = [hold.id for work in settlements for hold in work.holds]
-        states: dict[str, str] = dict(self._connection.execute(_HOLDS, {"ids": ids}).all()) if ids else {}
-        changes: list[dict[str, Any]] = []
+        states = self._statements.states(ids) if ids else {}
+        changes: list[Resolved] = []
         late = 0
         for work in settlements:
             committed = work.how == "committed"
@@ -145,9 +129,9 @@ class Ledger:
                 lease = take.limit.kind == "lease"
                 ends = (work.lives_until or self.now + timedelta(seconds=lease_ttl)) if lease else self.now
                 holder = (work.holder or take.lease) if lease else take.lease
-                changes.append({"id": hold.id, "new_state": work.how, "new_holder": holder, "new_expires_at": ends})
+                changes.append(Resolved(hold.id, work.how, holder, ends))
         if changes:
-            self._connection.execute(_RESOLVE, changes)
+            self._statements.resolve(changes)
         return late
 
     def end(self, found: Sequence[RowMapping], state: str) -> None:
@@ -164,56 +148,23 @@ class Ledger:
     def write(self) -> None:
         """Write what has changed."""
         if self.new_holds:
-            self._connection.execute(insert(holds), self.new_holds)
+            self._statements.hold(self.new_holds, self.now)
         changed = [
-            {
-                "key_organization_id": key[0],
-                "key_subject": key[1],
-                "key_limit_name": key[2],
-                "key_period": key[3],
-                "new_used": row.used,
-                "new_held": row.held,
-                "new_tier": row.tier,
-                "new_announced": row.announced,
-                "now": self.now,
-            }
-            for key, row in self.rows.items()
-            if row.changed
+            Written(row.used, row.held, row.tier, row.announced, key) for key, row in self.rows.items() if row.changed
         ]
         if changed:
-            self._connection.execute(_WRITE, changed)
+            self._statements.write(changed, self.now)
         if self.events:
-            self._connection.execute(self._insert(quota_events), self.events)
-
-    def _insert(self, table: Any) -> Any:
-        dialect: Any = sqlite if self._connection.dialect.name == "sqlite" else postgresql
-        return dialect.insert(table).on_conflict_do_nothing()
-
-    def _make(self, keys: Sequence[Key]) -> None:
-        rows = [
-            {
-                "organization_id": organization,
-                "subject": subject,
-                "limit_name": name,
-                "period": period,
-                "used": 0,
-                "held": 0,
-                "tier": "",
-                "announced": 0,
-                "updated_at": self.now,
-            }
-            for organization, subject, name, period in keys
-        ]
-        self._connection.execute(self._insert(usage), rows)
+            dialect: Any = sqlite if self._connection.dialect.name == "sqlite" else postgresql
+            self._connection.execute(dialect.insert(quota_events).on_conflict_do_nothing(), self.events)
 
     def _take(self, keys: Sequence[Key]) -> datetime | None:
-        found = None
-        if keys:
-            rows = self._connection.execute(_LOCK, {"keys": keys})
-            for organization, subject, name, period, used, held, tier, announced, now in rows:
-                self.rows[organization, subject, name, period] = Row(used, held, tier, announced)
-                found = aware(now)
-        return found
+        if not keys:
+            return None
+        found, now = self._statements.lock(keys)
+        for key, used, held, tier, announced in found:
+            self.rows[key] = Row(used, held, tier, announced)
+        return now
 
     def _fits(self, key: Key, amount: int, take: Take) -> bool:
         row = self.rows[key]
@@ -234,23 +185,9 @@ class Ledger:
 
     def _hold(self, key: Key, take: Take, ttl: float) -> Hold:
         id = str(uuid7())
-        organization, subject, name, period = key
-        self.new_holds.append(
-            {
-                "hold_id": id,
-                "organization_id": organization,
-                "subject": subject,
-                "limit_name": name,
-                "period": period,
-                "meter": take.limit.meter,
-                "kind": take.limit.kind,
-                "amount": take.amount,
-                "state": "held",
-                "holder": take.lease,
-                "created_at": self.now,
-                "expires_at": self.now + timedelta(seconds=ttl),
-            }
-        )
+        organization, _, _, period = key
+        ends = self.now + timedelta(seconds=ttl)
+        self.new_holds.append(Held(id, key, take.limit.meter, take.limit.kind, take.amount, take.lease, ends))
         return Hold(id, take, organization, period)
 
     def _balance(self, key: Key, take: Take, refused: bool) -> Balance:
