@@ -7,20 +7,14 @@ long tests.
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
-from chat_kit import CONFIG, LIMITS, MINE, OFFERED, Kit, Offered
+from chat_kit import MINE, Kit
+from faults.bench import Client, Seen, failing
 from faults.faulty import Fault, FaultyUpstream, Reset, Silence, Status, Words, cut, faulty, nonsense, stall
-
-from openclaw_gateway import loader
-from openclaw_gateway.testing import build, configuration, serving
 
 MODELS = """
 [plugins.other]
@@ -55,48 +49,12 @@ TOO_LONG = Status(400, "maximum context length is 100 tokens", code="context_len
 FILTERED = Status(400, "the prompt was refused", code="content_filter")
 
 
-class Seen:
-    """What a client saw: the status, the text, the model named, an error, and whether the end was marked."""
-
-    def __init__(self, status: int, body: str) -> None:
-        self.status = status
-        self.text = ""
-        self.model: str | None = None
-        self.error: Any = None
-        self.done = False
-        if body.startswith("{"):
-            answer = json.loads(body)
-            self.error = answer.get("error")
-            if self.error is None:
-                self.text = answer["choices"][0]["message"]["content"]
-                self.model = answer["model"]
-                self.done = True
-            return
-        for event in body.split("\n\n"):
-            if event == "data: [DONE]":
-                self.done = True
-            elif event.startswith("data: "):
-                chunk = json.loads(event.removeprefix("data: "))
-                self.error = chunk.get("error", self.error)
-                for choice in chunk.get("choices", ()):
-                    self.model = chunk["model"]
-                    self.text += choice["delta"].get("content") or ""
-
-    @property
-    def verdict(self) -> str:
-        if self.error is not None:
-            where = "after what had come" if self.text else ""
-            return f"{self.status} {self.error['code']} {where}".strip()
-        return f"{self.status}, whole, from `{self.model}`" if self.done else f"{self.status}, TRUNCATED"
-
-
-class Bench:
-    """The gateway, its faulty upstream, and a client that asks `primary`."""
+class Bench(Client):
+    """A client, and the upstream that plays its faults."""
 
     def __init__(self, kit: Kit, upstream: FaultyUpstream) -> None:
-        self.kit = kit
+        super().__init__(kit)
         self.upstream = upstream
-        self.seconds = 0.0
 
     def plays(self, *primary: Fault, backup: Fault = GOOD, large: Fault = GOOD) -> None:
         self.upstream.plays = {"primary": primary, "backup": [backup], "large": [large]}
@@ -105,37 +63,14 @@ class Bench:
     def calls(self) -> tuple[int, int, int]:
         return tuple(self.upstream.calls.get(model, 0) for model in ("primary", "backup", "large"))  # type: ignore[return-value]
 
-    async def ask(self, stream: bool, **more: Any) -> Seen:
-        body = {"model": "primary", "messages": [{"role": "user", "content": "hi"}], "stream": stream, **more}
-        started = time.monotonic()
-        async with (
-            aiohttp.ClientSession(headers=self.kit.headers) as session,
-            session.post(self.kit.url + "/v1/chat/completions", json=body) as answer,
-        ):
-            seen = Seen(answer.status, await answer.text())
-        self.seconds = time.monotonic() - started
-        return seen
-
-    @property
-    def charged(self) -> int:
-        assert self.kit.books.held == {}
-        return len(self.kit.books.committed)
-
 
 @pytest.fixture(params=["direct", pytest.param("aiohttp", marks=pytest.mark.long)])
 async def bench(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> AsyncIterator[Bench]:
-    real = loader.installed()
-    extra = {name: [Offered(name, f"chat_kit:{cls.__name__}", loader.GROUP)] for name, cls in OFFERED.items()}
-    monkeypatch.setattr(loader, "installed", lambda: {**real, **extra})
-    async with faulty() as upstream:
-        toml = (CONFIG + MODELS).replace("URL", upstream.url).replace("DRAIN", "5s").replace('"200ms"', '"10s"')
-        toml = toml.replace("[plugins.chat]", '[plugins.chat]\nrest = "1s"')
-        toml = toml.replace('"providers.openai"', f'"providers.openai"\ntransport = "{request.param}"')
-        gateway = build(configuration(tmp_path, toml=toml, tiers={"basic": LIMITS, "rich": LIMITS}))
-        async with serving(gateway) as url:
-            yield Bench(Kit(gateway, url, upstream), upstream)  # type: ignore[arg-type]
+    provider = f'"providers.openai"\ntransport = "{request.param}"'
+    async with faulty() as upstream, failing(tmp_path, monkeypatch, MODELS, upstream, provider) as kit:
+        yield Bench(kit, upstream)
 
 
 #: number and fault → what a plain call and a stream came to; printed at the end
