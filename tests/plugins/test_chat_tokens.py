@@ -198,6 +198,34 @@ async def test_a_stream_that_the_client_cuts_is_charged_for_what_was_delivered(t
         assert {row.limit: row.used for row in balances}["quota.tokens"] == told
 
 
+@pytest.mark.parametrize(
+    ("sent", "charged"),
+    [
+        pytest.param(2, PROMPT + -(-len(HELLO) * 2 // 4), id="before the finish"),
+        pytest.param(3, PROMPT + -(-len(HELLO) * 2 // 4), id="before the count"),
+        pytest.param(4, 12, id="before the marker"),
+    ],
+)
+async def test_a_client_that_leaves_between_the_last_word_and_done(tmp_path: Path, sent: int, charged: int) -> None:
+    """What was delivered is estimated, until the upstream's own count has come."""
+    usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+    events = [chunk(HELLO), chunk(HELLO), chunk(end="stop"), chunk(usage=usage), DONE]
+    async with place(tmp_path) as tokens:
+        tokens.upstream.script = [*events[:sent], Pause(30), *events[sent:]]
+        stream = await tokens.client.chat.completions.create(
+            model="m", messages=ASKED, stream=True, stream_options={"include_usage": True}
+        )
+        for _ in range(sent):
+            await anext(stream)
+        await stream.close()
+        await tokens.settled((charged, charged))
+        await asyncio.wait_for(tokens.upstream.left.wait(), 2)
+        assert {row.limit: row.used for row in await tokens.gateway.plugin("accounts").standings()} == {
+            "quota.tokens": charged,
+            "quota.messages": 1,
+        }
+
+
 async def test_an_upstream_that_dies_in_the_middle_is_charged_for_what_was_delivered(tmp_path: Path) -> None:
     async with place(tmp_path) as tokens:
         tokens.upstream.script = [chunk(HELLO), chunk(HELLO), Cut]

@@ -16,6 +16,7 @@ from chat_kit import MINE, Kit, chat_gateway
 from upstreams import DONE, Cut, Pause, chunk, event
 
 from openclaw_plugins.chat.lanes import Breaker
+from openclaw_plugins.chat.turns import Turn
 
 HELLO: Any = [{"role": "user", "content": "Hello there"}]
 
@@ -206,6 +207,54 @@ async def test_a_cut_at_any_byte_is_charged_once_for_what_was_delivered(kit: Kit
         assert "data: [DONE]" not in events, at
         error = json.loads(events[-2].removeprefix("data: ") if told else events[0])["error"]
         assert (status, error["code"], error["type"]) == (200 if told else 502, "UPSTREAM_ERROR", "server_error"), at
+
+
+@pytest.mark.parametrize("sent", [2, 3], ids=["before the finish", "after the finish"])
+async def test_a_client_that_leaves_between_the_last_word_and_done_is_charged_once(kit: Kit, sent: int) -> None:
+    """All was delivered, and is kept; that the answer was whole is not said of it, for nobody said so."""
+    kit.upstream.script = [*SMALL[:sent], Pause(20), *SMALL[sent:]]
+    stream = await Stream.open(kit, sessionId=MINE)
+    await stream.read_until((b"", b"", b"two", b'"stop"')[sent])
+    stream.leave()
+    await asyncio.wait_for(kit.upstream.left.wait(), 1)
+    await until(lambda: kit.named.outcomes)
+    (outcome,) = kit.named.outcomes
+    answer = kit.shelf.messages_of[-1]
+    assert (outcome.disconnected, answer.content, answer.metadata["cut"]) == (True, "one two", "disconnected")
+    assert (len(kit.books.committed), len(kit.books.voided), kit.books.held) == (1, 0, {})
+
+
+async def test_a_client_that_leaves_while_its_turn_is_committed_is_charged_once(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upstream has said `[DONE]`, the client has not been told: the commit goes on, and what it keeps is whole."""
+    committing, noticed, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    append, stop = kit.shelf.append, Turn.stop
+
+    async def slow(*given: Any, **more: Any) -> Any:
+        committing.set()
+        await go_on.wait()
+        return await append(*given, **more)
+
+    def told(turn: Turn, reason: Any) -> None:
+        stop(turn, reason)
+        noticed.set()
+
+    monkeypatch.setattr(kit.shelf, "append", slow)
+    monkeypatch.setattr(Turn, "stop", told)
+    kit.upstream.script = SMALL
+    stream = await Stream.open(kit, sessionId=MINE)
+    heard = await stream.read_until(b'"stop"')
+    await asyncio.wait_for(committing.wait(), 2)
+    stream.leave()
+    await asyncio.wait_for(noticed.wait(), 2)
+    assert b"[DONE]" not in heard
+    assert (kit.books.committed, len(kit.books.held)) == ([], 1)
+    go_on.set()
+    await until(lambda: kit.named.outcomes)
+    answer = kit.shelf.messages_of[-1]
+    assert (answer.content, answer.metadata["finishReason"], answer.metadata.get("cut")) == ("one two", "stop", None)
+    assert (len(kit.books.committed), len(kit.books.voided), kit.books.held) == (1, 0, {})
 
 
 async def test_many_clients_that_leave_at_any_moment_leave_no_charge_open(kit: Kit) -> None:
