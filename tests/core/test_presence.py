@@ -6,12 +6,16 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from process_kit import COMMAND, process
 
-from openclaw_gateway.serving.presence import OUTCOME_FILE, PID_FILE, REHEARSAL_FILE, fingerprint, present
+from openclaw_gateway.errors import StartFailed
+from openclaw_gateway.serving.presence import OUTCOME_FILE, PID_FILE, REHEARSAL_FILE, fingerprint, present, serving
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
 
@@ -73,6 +77,92 @@ async def test_the_file_of_who_came_after_us_is_left_alone(tmp_path: Path) -> No
     async with present(tmp_path, Reloads(), Reloads(), files=files(tmp_path), watch=0):
         (tmp_path / PID_FILE).write_text("1")
     assert (tmp_path / PID_FILE).read_text() == "1"
+
+
+class Other:
+    """Another process that serves from a folder: it has begun to when this is made, and is killed with the block."""
+
+    _CODE = """
+import asyncio, sys
+from pathlib import Path
+from openclaw_gateway.serving.presence import present
+
+async def main():
+    folder = Path(sys.argv[1])
+    async with present(folder, None, None, files=(folder, folder), watch=0):
+        print(flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+asyncio.run(main())
+"""
+
+    def __init__(self, folder: Path) -> None:
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen([sys.executable, "-c", self._CODE, str(folder)], stdin=pipe, stdout=pipe)
+        assert self.process.stdout is not None and self.process.stdout.readline() == b"\n"
+        self.pid = self.process.pid
+
+    def stop(self) -> None:
+        self.process.communicate(timeout=60)
+
+    def __enter__(self) -> Other:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+async def test_who_is_found_is_one_that_serves_in_whatever_order_they_stop(tmp_path: Path) -> None:
+    named = tmp_path / PID_FILE
+    with Other(tmp_path) as first, Other(tmp_path) as second, Other(tmp_path) as third:
+        assert serving(tmp_path) == [third.pid, second.pid, first.pid]
+        second.stop()
+        assert named.read_text() == str(third.pid)
+        third.stop()
+        assert named.read_text() == str(first.pid)
+        first.stop()
+    assert not named.exists()
+    assert serving(tmp_path) == []
+
+
+async def test_a_process_that_was_killed_serves_no_more(tmp_path: Path) -> None:
+    with Other(tmp_path) as killed:
+        pass
+    assert (tmp_path / PID_FILE).read_text() == str(killed.pid)
+    async with present(tmp_path, Reloads(), Reloads(), files=files(tmp_path), watch=0, alone=["counters"]):
+        assert serving(tmp_path) == [os.getpid()]
+    assert [path.name for path in tmp_path.glob("*serving*")] == []
+
+
+async def test_who_would_count_by_itself_does_not_serve_beside_another(tmp_path: Path) -> None:
+    with Other(tmp_path) as first:
+        with pytest.raises(StartFailed, match=f"process {first.pid} serves .* counters, events would count"):
+            async with present(
+                tmp_path, Reloads(), Reloads(), files=files(tmp_path), watch=0, alone=["counters", "events"]
+            ):
+                pass
+        assert (tmp_path / PID_FILE).read_text() == str(first.pid)
+
+
+async def test_a_second_gateway_on_memory_is_refused_and_the_first_goes_on_to_be_found(tmp_path: Path) -> None:
+    config = ("--config", str(tmp_path / "openclaw.toml"))
+
+    def run(*command: str) -> tuple[int, str]:
+        done = subprocess.run([*COMMAND, *command, *config], capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stdout + done.stderr
+
+    async with process(tmp_path) as first:
+        status, said = await asyncio.to_thread(run, "serve", "--port", "0")
+        assert status == 1
+        assert said.startswith(f"not started: process {first.process.pid} serves from ")
+        status, said = await asyncio.to_thread(run, "reload")
+        assert (status, said) == (0, "reloaded: generation 2\n")
+        assert (await asyncio.to_thread(run, "config", "diff"))[0] == 0
+    # It was killed. What has its number now, this process say, must not get a signal that ends it.
+    (tmp_path / ".openclaw" / PID_FILE).write_text(str(os.getpid()))
+    status, said = await asyncio.to_thread(run, "reload")
+    assert status == 2
+    assert said.startswith("no gateway serves this configuration")
 
 
 async def test_changed_contents_are_a_reload_and_a_touch_is_none(tmp_path: Path) -> None:

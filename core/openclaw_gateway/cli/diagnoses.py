@@ -174,8 +174,9 @@ def _descriptors(gateway: Gateway) -> Iterator[Diagnosis]:
 
 def _one_process_stores(gateway: Gateway) -> Iterator[Diagnosis]:
     from openclaw_gateway.serving.addresses import loopback
+    from openclaw_gateway.serving.listeners import unshared
 
-    alone = [d.id for d in gateway.definitions if getattr(gateway.instances[d.id], "shared", True) is False]
+    alone = unshared(gateway.instances)
     if alone and not loopback(gateway.document.gateway.host):
         yield Diagnosis(
             id="O005",

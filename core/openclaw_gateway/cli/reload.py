@@ -23,11 +23,13 @@ def reload(config: Path | None, as_json: bool, dry_run: bool, wait: float) -> No
     import signal
     import time
 
-    from openclaw_gateway.serving.presence import OUTCOME_FILE, PID_FILE, REHEARSAL_FILE
+    from openclaw_gateway.serving.presence import OUTCOME_FILE, PID_FILE, REHEARSAL_FILE, serving
 
     folder = _folder(config)
     try:
         pid = int((folder / PID_FILE).read_text())
+        if pid not in serving(folder):
+            raise ProcessLookupError(pid)  # killed, and its number may be another program's by now
         outcome = folder / (REHEARSAL_FILE if dry_run else OUTCOME_FILE)
         outcome.unlink(missing_ok=True)
         os.kill(pid, signal.SIGUSR1 if dry_run else signal.SIGHUP)

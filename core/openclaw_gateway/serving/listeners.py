@@ -79,7 +79,7 @@ def load_pair(context: ssl.SSLContext, tls: Tls, directory: Path) -> None:
 def findings(settings: GatewaySettings, directory: Path, used: Mapping[str, tuple[str, Any]]) -> Iterator[Finding]:
     """Say what cannot be listened on or served so. `used` maps the id of a plugin to its name and itself."""
     if settings.workers > 1:
-        yield from _unshared(settings.workers, used)
+        yield from _too_many(settings.workers, used)
     if settings.tls is not None:
         try:
             context_of(settings.tls, directory)
@@ -94,17 +94,21 @@ def findings(settings: GatewaySettings, directory: Path, used: Mapping[str, tupl
         yield Finding(("gateway", "operations", "port"), "the same as gateway.port", expected="another port")
 
 
-def _unshared(workers: int, used: Mapping[str, tuple[str, Any]]) -> Iterator[Finding]:
+def unshared(instances: Mapping[str, Any]) -> list[str]:
+    """Name the plugins whose state lives in one process."""
+    return [id for id, plugin in instances.items() if getattr(plugin, "shared", True) is False]
+
+
+def _too_many(workers: int, used: Mapping[str, tuple[str, Any]]) -> Iterator[Finding]:
     if sys.platform == "win32":
         yield Finding(("gateway", "workers"), "only one process can serve on Windows", expected="workers = 1")
         return
-    for id, (use, plugin) in used.items():
-        if getattr(plugin, "shared", True) is False:
-            message = (
-                f"{workers} workers need stores that all of them share; "
-                f"plugin {id!r} ({use}) lives in one process, so its limits would lie"
-            )
-            yield Finding(("gateway", "workers"), message, expected="workers = 1")
+    for id in unshared({id: plugin for id, (_, plugin) in used.items()}):
+        message = (
+            f"{workers} workers need stores that all of them share; "
+            f"plugin {id!r} ({used[id][0]}) lives in one process, so its limits would lie"
+        )
+        yield Finding(("gateway", "workers"), message, expected="workers = 1")
 
 
 def _bound(family: int, address: Any, *, shared: bool) -> socket.socket:

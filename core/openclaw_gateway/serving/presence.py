@@ -1,6 +1,7 @@
 """Says where the process is that serves a configuration, and turns SIGHUP and changed files into reloads.
 
-SIGUSR1 is a rehearsal: what a reload would do is found out and left, and nothing is done.
+SIGUSR1 is a rehearsal: what a reload would do is found out and left, and nothing is done. Several may serve from one
+data_dir, the old and the new half of a rolling restart say, but not where each would count limits by itself.
 """
 
 from __future__ import annotations
@@ -11,33 +12,66 @@ import json
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from openclaw_gateway.config.effective import FILE
+from openclaw_gateway.errors import StartFailed
 from openclaw_gateway.serving.notify import notify, reloading
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is found there by signals either
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger("openclaw.reload")
 
 #: in data_dir: the process to signal, what became of its last reload, and what the last rehearsal has found
 PID_FILE, OUTCOME_FILE, REHEARSAL_FILE = "gateway.pid", "reload.json", "rehearsal.json"
 
+#: in data_dir: a file of each process that serves, which it keeps locked
+_MARK = "serving-"
+
 Report = Callable[[], Awaitable[dict[str, Any]]]
 
 
 @asynccontextmanager
 async def present(
-    folder: Path, reload: Report, rehearse: Report, *, files: tuple[Path, Path], watch: float
+    folder: Path,
+    reload: Report,
+    rehearse: Report,
+    *,
+    files: tuple[Path, Path],
+    watch: float,
+    alone: Sequence[str] = (),
 ) -> AsyncIterator[None]:
     """Be found under `folder` for as long as the block; every SIGHUP is a reload, whose outcome is left there too.
 
     The same goes for SIGUSR1 and `rehearse`.
 
     `files` are the configuration and the folder of tiers; `watch` is how often they are looked at for a change, in
-    seconds, and 0 never.
+    seconds, and 0 never. `alone` names the plugins whose state is this process's own. Raises StartFailed where there
+    are some and another process serves from `folder`.
     """
     await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+    with _marked(folder) as mark:
+        if alone and (others := serving(folder, besides=mark)):
+            raise StartFailed(
+                f"process {others[0]} serves from {folder} already, and {', '.join(alone)} would count here by itself, "
+                "so that each admits the full limits: stop the other first, give this one a data_dir of its own, "
+                "or share the stores of both"
+            )
+        async with _found(folder, mark, reload, rehearse, files, watch):
+            yield
+
+
+@asynccontextmanager
+async def _found(
+    folder: Path, mark: Path, reload: Report, rehearse: Report, files: tuple[Path, Path], watch: float
+) -> AsyncIterator[None]:
     pid = folder / PID_FILE
     asked, asked_to_rehearse = asyncio.Event(), asyncio.Event()
 
@@ -76,16 +110,72 @@ async def present(
     try:
         yield
     finally:
-        # Another process may serve from here by now: a rolling restart, say.
         with suppress(OSError):
-            if pid.read_text() == str(os.getpid()):
-                pid.unlink()
+            _hand_over(folder, mark)
         if hasattr(signal, "SIGHUP"):
             loop.remove_signal_handler(signal.SIGHUP)
             loop.remove_signal_handler(signal.SIGUSR1)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+def serving(folder: Path, *, besides: Path | None = None) -> list[int]:
+    """Return the processes that serve from `folder`, the one that began last first; `besides` is one's own mark.
+
+    By locks, which end with their process: a number alone may be another program's by now.
+    """
+    found: list[tuple[int, int]] = []
+    for mark in folder.glob(f"{_MARK}*"):
+        with suppress(FileNotFoundError, ValueError):
+            began, pid = (int(part) for part in mark.name.removeprefix(_MARK).split("-"))
+            if mark != besides and _held(mark, pid):
+                found.append((began, pid))
+    return [pid for _, pid in sorted(found, reverse=True)]
+
+
+def _held(mark: Path, pid: int) -> bool:
+    """Whether its process lives; a mark of a dead one is removed."""
+    if fcntl is None:
+        return False
+    with mark.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks: the number has to do
+            return Path(f"/proc/{pid}").exists()
+        mark.unlink()
+        return False
+
+
+@contextmanager
+def _marked(folder: Path) -> Iterator[Path]:
+    mark = folder / f"{_MARK}{time.time_ns()}-{os.getpid()}"
+    fresh = folder / f".{mark.name}"
+    with fresh.open("wb") as file:
+        if fcntl is not None:
+            with suppress(OSError):  # as above
+                fcntl.flock(file, fcntl.LOCK_EX)
+        fresh.rename(mark)  # nobody sees it unlocked
+        try:
+            yield mark
+        finally:
+            mark.unlink(missing_ok=True)
+
+
+def _hand_over(folder: Path, mark: Path) -> None:
+    """Name another process that serves from here in place of this one, or nobody."""
+    pid = folder / PID_FILE
+    others = serving(folder, besides=mark)
+    if not others:
+        (folder / FILE).unlink(missing_ok=True)
+    if pid.read_text() != str(os.getpid()):
+        return
+    if others:
+        pid.write_text(str(others[0]))
+    else:
+        pid.unlink()
 
 
 def fingerprint(config: Path, tiers: Path) -> bytes:

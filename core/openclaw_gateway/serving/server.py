@@ -14,7 +14,7 @@ from typing import Any
 
 import uvicorn
 
-from openclaw_gateway.config.effective import FILE, leave
+from openclaw_gateway.config.effective import leave
 from openclaw_gateway.gateway import Gateway
 from openclaw_gateway.serving import listeners
 from openclaw_gateway.serving.collecting import settle
@@ -84,10 +84,7 @@ class Server(uvicorn.Server):
             self.front.after_reload = settle
             self._left = self.gateway.config_dir / self.gateway.document.gateway.data_dir
             leave(self.gateway, self._left)
-            try:
-                await self.serve()
-            finally:
-                (self._left / FILE).unlink(missing_ok=True)
+            await self.serve()
             return 0 if self.started else 1
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -203,6 +200,7 @@ async def _run(gateway: Gateway, ready: Callable[[], None]) -> int:
             lambda: rehearse_and_report(server.front),
             files=files,
             watch=settings.watch,
+            alone=listeners.unshared(gateway.instances),
         ):
             return await server.serve_until_stopped()
     finally:
