@@ -29,6 +29,8 @@ class FaultProxy:
         #: how many connections there were, and the most at once
         self.opened = 0
         self.most = 0
+        #: where a test wants to read what clients sent
+        self.heard: bytearray | None = None
         self._target = port
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
@@ -81,6 +83,8 @@ class FaultProxy:
 
     async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, back: bool) -> None:
         while data := await source.read(65_536):
+            if self.heard is not None and not back:
+                self.heard += data
             if self.resets:
                 return
             if self.hole:

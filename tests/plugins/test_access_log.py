@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import aiohttp
 import pytest
 
 from openclaw_gateway.errors import StartFailed
+from openclaw_gateway.serving.front import reload_and_report
 from openclaw_gateway.testing import build, configuration, served, serving
 from openclaw_plugins.access_log.lines import Ended, HumanForm, JsonForm, Said
 from openclaw_plugins.access_log.redaction import Redaction
@@ -121,6 +123,30 @@ def test_one_call_is_one_line(form: Any, hostile: str) -> None:
         line = form(Redaction())(record)
         assert line.endswith(b"\n") and len(line.decode().splitlines()) == 1
         assert b"\x1b" not in line and b"\x00" not in line and len(line) < 40_000
+
+
+@pytest.mark.parametrize("form", [JsonForm, HumanForm])
+def test_no_control_character_gets_into_a_line(form: Any) -> None:
+    """Whichever it is, wherever it comes from: a terminal that shows the log must not obey it."""
+    breaking = [c for c in map(chr, range(0x110000)) if unicodedata.category(c) in ("Cc", "Zl", "Zp")]
+    # these change the order in which a terminal shows the rest of a line
+    turning = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    controls = [*breaking, *turning]
+    assert len(controls) > 70
+    for control in controls:
+        hostile = f"a{control}b"
+        try:
+            raise ValueError(hostile)
+        except ValueError as error:
+            records = (
+                said(hostile, {hostile: [hostile, {hostile: hostile}]}, error=error),
+                ended(path=f"/{hostile}", user=hostile, client=hostile, session=hostile, error_code=hostile),
+            )
+        for record in records:
+            line = form(Redaction())(record)
+            # an exception of the human form has lines of its own, indented
+            text = line.decode().removesuffix("\n").replace("\n    ", "")
+            assert control not in text, (control, line)
 
 
 def test_a_stuck_target_never_makes_a_caller_wait_and_losses_are_counted() -> None:
@@ -312,6 +338,45 @@ async def test_lines_of_a_running_gateway(tmp_path: Path) -> None:
     assert requests[1]["refusedBy"] == "auth" and requests[1]["errorCode"] == "UNAUTHORIZED"
     probe = next(line for line in lines if line.get("logger") == "openclaw.probe")
     assert (probe["message"], probe["apiKey"], probe["rows"]) == ("a word", "[REDACTED]", 2)
+
+
+async def test_the_log_tells_who_came_in_who_did_not_and_what_was_changed(tmp_path: Path) -> None:
+    edit = {"plugins.access_log.file": "gateway.log", "plugins.auth.failures.per_address": 1}
+    gateway = build(configuration(tmp_path, edit=edit))
+    async with served(gateway) as server, aiohttp.ClientSession() as client:
+        token = gateway.plugin("jwt").mint(organization="acme", user="ada", tier="open_source", scopes=("keys",))
+        good = {"authorization": f"Bearer {token}"}
+        asked = {}
+        for path, headers in (
+            ("/api/v1/usage", good),
+            ("/api/v1/admin/audit", good),
+            ("/api/v1/usage", {"x-api-key": "ocg_canary"}),
+            ("/api/v1/usage", {"x-api-key": "ocg_canary"}),
+        ):
+            async with client.get(gateway.url + path, headers=headers) as answer:
+                asked[answer.headers["x-request-id"]] = answer.status
+        tier = tmp_path / "tiers" / "open_source.toml"
+        tier.write_text(tier.read_text().replace("limit = 100\n", "limit = 101\n", 1))
+        await server.front.reload()
+        configuration(tmp_path, edit={**edit, "gateway.pipeline": ["nothing"]})
+        assert not (await reload_and_report(server.front))["ok"]
+    lines = lines_of(tmp_path / "gateway.log")
+    told = [line for line in lines if line.get("requestId") in asked and line["event"] == "request"]
+    assert [
+        (line["status"], line.get("organizationId"), line.get("userId"), line.get("refusedBy"), line.get("errorCode"))
+        for line in told
+    ] == [
+        (200, "acme", "ada", None, None),
+        (403, "acme", "ada", "auth", "FORBIDDEN"),
+        (401, None, None, "auth", "UNAUTHORIZED"),
+        (429, None, None, "auth", "RATE_LIMIT_EXCEEDED"),
+    ]
+    assert [line["status"] for line in told] == list(asked.values())
+    assert all(line["client"] == "127.0.0.1" and line["timestamp"].endswith("Z") for line in told)
+    reloads = [line for line in lines if line.get("logger") == "openclaw.reload"]
+    assert (reloads[0]["message"], reloads[0]["generation"]) == ("reloaded", 2)
+    assert reloads[0]["changed"] == ["tiers.open_source.ratelimit.requests.limit"]
+    assert reloads[1]["message"].startswith("not reloaded: ") and "pipeline" in reloads[1]["message"]
 
 
 async def test_reloads_neither_double_nor_lose_what_other_parts_say(tmp_path: Path) -> None:

@@ -99,9 +99,10 @@ class Front:
             self._retired.add(task)
             task.add_done_callback(self._retired.discard)
         fixed = _fixed(old.gateway, fresh)
-        logger.info(
-            "reloaded", extra={"fields": {"generation": fresh.generation, **({"needRestart": fixed} if fixed else {})}}
-        )
+        changes = await asyncio.to_thread(lambda: differences(standing(old.gateway), standing(fresh)))
+        # By their keys alone: a value may be what no log should hold.
+        fields: dict[str, Any] = {"generation": fresh.generation, "changed": [change["key"] for change in changes]}
+        logger.info("reloaded", extra={"fields": {**fields, **({"needRestart": fixed} if fixed else {})}})
         return fixed
 
     async def rehearse(self) -> tuple[list[dict[str, str | None]], list[str]]:
