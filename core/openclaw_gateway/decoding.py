@@ -6,6 +6,7 @@ and reports the path of every wrong value, never the value.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, TypeVar
 
@@ -90,6 +91,19 @@ def guard(body: bytes) -> None:
         body.decode("utf-8")
     except UnicodeDecodeError:
         raise Refused(bad_request("the request body is not valid UTF-8")) from None
+
+
+def refuse_doubled(body: bytes) -> None:
+    """Refuse a decodable body with an object that names a key twice: whoever reads the first means something else."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> None:
+        seen = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise Refused(bad_request("the request body names a key twice", param=key[:64]))
+            seen.add(key)
+
+    json.loads(body, object_pairs_hook=unique)
 
 
 def storable(text: str, param: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 from litestar import Request, Response
 
-from openclaw_gateway.decoding import decode, read_body, storable
+from openclaw_gateway.decoding import decode, read_body, refuse_doubled, storable
 from openclaw_gateway.errors import Refused
 from openclaw_gateway.exchange import Exchange
 from openclaw_gateway.refusals import bad_request
@@ -22,10 +22,18 @@ def exchange_of(request: Request[Any, Any, Any]) -> Exchange:
     return x
 
 
-async def body_of(request: Request[Any, Any, Any], type: type[T], limit: int, *, empty: bytes = b"") -> T:
-    """Read and decode the body; `empty` stands for a missing one. Raises Refused (400, 413), Disconnected."""
-    body = await read_body(request.receive, limit, request.scope["headers"])
-    return decode(body or empty, type)
+async def body_of(
+    request: Request[Any, Any, Any], type: type[T], limit: int, *, empty: bytes = b"", unique: bool = False
+) -> T:
+    """Read and decode the body; `empty` stands for a missing one. Raises Refused (400, 413), Disconnected.
+
+    `unique` is for bodies that grant something: a key that stands twice in one is refused.
+    """
+    body = await read_body(request.receive, limit, request.scope["headers"]) or empty
+    value = decode(body, type)
+    if unique:
+        refuse_doubled(body)
+    return value
 
 
 def query_of(request: Request[Any, Any, Any], *names: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import re
 from contextlib import asynccontextmanager
 
 import aiohttp
+import pytest
 
 from openclaw_gateway.testing import build, configuration, serving
 
@@ -234,6 +235,29 @@ async def check_ids_and_queries(root):
         assert (await root.ask("POST", f"{ADMIN}/{made['keyId']}/rotate", {"overlap": overlap}))[0] == 400
         assert (await root.ask("POST", f"{ADMIN}/{made['keyId']}/rotate", {"overlaps": 1}))[0] == 400
         assert await root.works(made["key"])
+
+
+@pytest.mark.parametrize(
+    "doubled",
+    [
+        b'"scopes": ["chat"], "scopes": ["admin"]',
+        b'"tier": "open_source"',
+        b'"t\\u0069er": "open_source"',
+        b'"name": "a", "n\\u0061me": "b"',
+    ],
+)
+async def test_a_grant_that_could_be_read_in_two_ways_is_refused(tmp_path, doubled):
+    async with office(tmp_path) as o:
+        root = await o.caller("admin")
+        before = len(await o.keys.list())
+        body = json.dumps(ADA).encode()[:-1] + b", " + doubled + b"}"
+        status, problem = await root.ask("POST", ADMIN, body)
+        assert (status, problem["error"]["code"]) == (400, "BAD_REQUEST")
+        assert problem["error"]["param"] in ("scopes", "tier", "name") and "twice" in problem["error"]["message"]
+        made = (await root.ask("POST", ADMIN, ADA))[1]
+        status, _ = await root.ask("POST", f"{ADMIN}/{made['keyId']}/rotate", b'{"overlap": 1, "overlap": 9}')
+        assert status == 400
+        assert len(await o.keys.list()) == before + 1
 
 
 async def test_the_audit_says_who_did_what_and_holds_no_secret(tmp_path):

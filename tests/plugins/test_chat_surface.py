@@ -211,6 +211,15 @@ async def test_a_model_named_twice_is_the_same_here_and_upstream(kit: Kit, first
     assert kit.upstream.received[0].body.count(b"dear") == 0
 
 
+@pytest.mark.parametrize("key", ["Model", "MODEL", "mod\\u0045l"])
+async def test_a_model_in_another_spelling_is_refused(kit: Kit, key: str) -> None:
+    """An upstream that reads keys in any case would run a model that no tier was asked about."""
+    body = f'{{"model":"same","messages":[{{"role":"user","content":"a"}}],"{key}":"dear"}}'
+    status, answer = await post(kit, body.encode())
+    assert (status, answer["error"]["param"]) == (400, json.loads(f'"{key}"'))
+    assert kit.upstream.received == []
+
+
 async def test_a_session_keeps_the_turn_and_its_charge_together(kit: Kit) -> None:
     for stream in (False, True):
         async with kit.client() as client:

@@ -80,7 +80,7 @@ class AdminApi:
             ),
         )
         async def create_key(request: Request[Any, Any, Any]) -> Response[bytes]:
-            asked = await body_of(request, body, self._host.settings.max_body)
+            asked = await body_of(request, body, self._host.settings.max_body, unique=True)
             return answer(await desk.create(exchange_of(request), asked), 201, _NO_STORE)
 
         @get(
@@ -124,7 +124,7 @@ class AdminApi:
             ),
         )
         async def rotate_key(request: Request[Any, Any, Any], key_id: FromPath[str]) -> Response[bytes]:
-            asked = await body_of(request, Rotation, self._host.settings.max_body, empty=b"{}")
+            asked = await body_of(request, Rotation, self._host.settings.max_body, empty=b"{}", unique=True)
             return answer(await desk.rotate(exchange_of(request), key_id, asked), 201, _NO_STORE)
 
         @delete(

@@ -137,6 +137,10 @@ def _content(message: ChatMessage) -> Any:
 
 def _read(body: bytes, shape: type[T]) -> tuple[T, dict[str, Any]]:
     request = decode(body, dict[str, Any], decoder=_object)
+    for key in request:
+        # Go's decoder, for one, would take it for the model; a tier is checked against what we read.
+        if len(key) == 5 and key != "model" and key.lower() == "model":
+            raise Refused(bad_request(f"{key}: the field is written `model`", param=key))
     try:
         return msgspec.convert(request, shape), request
     except msgspec.ValidationError:
