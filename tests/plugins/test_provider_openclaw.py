@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -12,11 +13,13 @@ from typing import Any
 import openai
 import pytest
 from openai import AsyncOpenAI
-from upstreams import DONE, Received, ScriptedUpstream, chunk, event, scripted
+from upstreams import DONE, Pause, Received, ScriptedUpstream, chunk, event, scripted
 
+from openclaw_gateway.api import ModelCall
 from openclaw_gateway.errors import GatewayError
 from openclaw_gateway.gateway import Gateway
 from openclaw_gateway.testing import build, configuration, serving
+from openclaw_plugins.providers.session_turns import SessionTurns
 
 TOKEN = "an-openclaw-gateway-token"
 SECRET = "a secret for session keys, long enough"
@@ -174,6 +177,114 @@ async def test_a_kept_session_gets_the_new_turn_and_a_key_of_its_own(
     assert upstream.received[-1].json["messages"] == talk
     assert keys[::2] == keys[1::2]
     assert len(set(keys)) == 3
+
+
+@pytest.fixture
+async def kept(tmp_path: Path, upstream: ScriptedUpstream) -> AsyncIterator[Place]:
+    keeping = {"shared": True, "history": "openclaw", "session_secret": "env:OPENCLAW_SESSION_SECRET"}
+    async with place(tmp_path, upstream.url, **keeping) as here:
+        yield here
+
+
+def slow_until_left(received: Received) -> list[Any]:
+    if received.json["messages"][-1]["content"] == "slow":
+        return [ROLE, event(chunk("Hi")), Pause(20)]
+    return answer(received)
+
+
+async def ask(client: AsyncOpenAI, session: str, text: str = "Hello there", **more: Any) -> Any:
+    messages: Any = [{"role": "user", "content": text}]
+    return await client.chat.completions.create(
+        model="assistant", messages=messages, extra_body={"sessionId": session}, **more
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_turns_of_a_kept_session_wait_for_one_another_and_of_others_do_not(
+    kept: Place, upstream: ScriptedUpstream, stream: bool
+) -> None:
+    upstream.script = slow_until_left
+    turns = kept.gateway.plugin("claw")._turns
+    async with kept.client() as client:
+        session, other = await kept.session(client), await kept.session(client)
+        first = await ask(client, session, "slow", stream=True)
+        await anext(first)
+        second = asyncio.create_task(ask(client, session, stream=stream))
+        async with asyncio.timeout(3):
+            while [count for _, count in turns._sessions.values()] != [2]:
+                await asyncio.sleep(0.01)
+        for again in (False, True):  # one runs, one waits
+            with pytest.raises(openai.ConflictError) as caught:
+                await ask(client, session, stream=again)
+            assert (caught.value.code, caught.value.param) == ("CONFLICT", "sessionId")
+            assert caught.value.response.headers["retry-after"] == "1"
+        assert (await ask(client, other)).choices[0].message.content == "Hi"
+        assert len(upstream.received) == 2  # the slow one, and that of the other session
+        await first.close()
+        told = await second
+        if stream:
+            assert "".join([part.choices[0].delta.content or "" async for part in told if part.choices]) == "Hi"
+        else:
+            assert told.choices[0].message.content == "Hi"
+        assert (await ask(client, session)).choices[0].message.content == "Hi"
+    assert len(upstream.received) == 4
+    assert turns._sessions == {}
+
+
+async def test_who_leaves_while_he_waits_leaves_his_place(kept: Place, upstream: ScriptedUpstream) -> None:
+    upstream.script = slow_until_left
+    turns = kept.gateway.plugin("claw")._turns
+    async with kept.client() as client:
+        session = await kept.session(client)
+        first = await ask(client, session, "slow", stream=True)
+        await anext(first)
+        for _ in range(2):
+            with pytest.raises(openai.APITimeoutError):
+                await ask(client, session, timeout=0.3)
+            async with asyncio.timeout(3):
+                while [count for _, count in turns._sessions.values()] != [1]:
+                    await asyncio.sleep(0.01)
+        await first.close()
+        assert (await ask(client, session)).choices[0].message.content == "Hi"
+    assert (len(upstream.received), turns._sessions) == (2, {})
+
+
+async def test_a_turn_waits_no_longer_than_its_time(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    """And no fallback is asked then, which would lack the history."""
+    upstream.script = slow_until_left
+    keeping = {"history": "openclaw", "session_secret": "env:OPENCLAW_SESSION_SECRET"}
+    edited = edit(upstream.url, shared=True, **keeping)
+    edited["models.assistant"] |= {"timeouts": {"first_byte": "400ms", "total": "30s"}, "fallbacks": ["spare"]}
+    gateway = build(configuration(tmp_path, edit=edited))
+    async with serving(gateway) as served, Place(gateway, served).client() as client:
+        session = await Place(gateway, served).session(client)
+        first = await ask(client, session, "slow", stream=True)
+        await anext(first)
+        with pytest.raises(openai.ConflictError, match="did not end in time"):
+            await ask(client, session)
+        await first.close()
+        assert (await ask(client, session)).model == "assistant"
+    assert len(upstream.received) == 2
+
+
+async def test_what_a_wait_took_is_not_had_again() -> None:
+    call = ModelCall(
+        **{"model": "m", "upstream_model": "m", "body": b"{}", "request": {}, "stream": False, "request_id": None},
+        **{"first_byte_timeout": 5.0, "idle_timeout": 5.0, "total_timeout": 6.0},
+    )
+    turns, begun = SessionTurns(1), asyncio.Event()
+
+    async def hold() -> None:
+        async with turns.turn("s", call):
+            begun.set()
+            await asyncio.sleep(1.5)
+
+    holder = asyncio.create_task(hold())
+    await begun.wait()
+    async with turns.turn("s", call) as timed:
+        assert timed.total_timeout <= 4.6
+        assert timed.first_byte_timeout == timed.total_timeout
+    await holder
 
 
 async def test_another_organisation_is_refused_before_it_is_asked(tmp_path: Path, upstream: ScriptedUpstream) -> None:

@@ -7,7 +7,7 @@ its first byte when all of it is generated: a model's `first_byte` bounds that t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, ClassVar
 
@@ -51,7 +51,7 @@ class OpenAI:
     async def embed(self, call: ModelCall) -> bytes:
         return await self._upstream.whole("embeddings", "embeddings", call, _Embeddings, *self._sent(call))
 
-    async def stream(self, call: ModelCall) -> AsyncIterator[bytes]:
+    async def stream(self, call: ModelCall) -> AsyncGenerator[bytes, None]:
         progress = Progress(self._upstream.secrets)
         async with self._upstream.streamed("chat/completions", call, *self._sent(call)) as answer:
             while events := await answer.events():

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,6 +18,7 @@ from msgspec import Meta
 
 from openclaw_gateway.api import Host, ModelCall, Secret, UpstreamFailed
 from openclaw_plugins.providers.openai import OpenAI
+from openclaw_plugins.providers.session_turns import SessionTurns
 
 _SESSION = "x-openclaw-session-key"
 #: an agent of an OpenClaw as its API names it
@@ -49,6 +51,15 @@ class OpenClaw(OpenAI):
             Secret | None,
             Meta(description="What session keys are made with, 32 bytes at least; another one begins anew."),
         ] = None
+        session_waiting: Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=1000,
+                description="Turns of one session that may wait while one runs, in a process and where openclaw keeps "
+                "the history; more get a 409.",
+            ),
+        ] = 1
 
     def __init__(self, config: Config, host: Host) -> None:
         if (config.organization is None) != config.shared:
@@ -66,6 +77,21 @@ class OpenClaw(OpenAI):
         self._organization = config.organization
         self._keeps = config.history == "openclaw"
         self._secret = secret
+        self._turns = SessionTurns(config.session_waiting)
+
+    async def complete(self, call: ModelCall) -> bytes:
+        if not self._keyed(call):
+            return await super().complete(call)
+        async with self._turns.turn(self._key(call), call) as timed:
+            return await super().complete(timed)
+
+    def stream(self, call: ModelCall) -> AsyncGenerator[bytes, None]:
+        return self._in_turn(call) if self._keyed(call) else super().stream(call)
+
+    async def _in_turn(self, call: ModelCall) -> AsyncGenerator[bytes, None]:
+        async with self._turns.turn(self._key(call), call) as timed, aclosing(super().stream(timed)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     def _sent(self, call: ModelCall) -> tuple[bytes, Mapping[str, str] | None]:
         if self._organization is not None and call.organization != self._organization:
@@ -77,7 +103,7 @@ class OpenClaw(OpenAI):
                 param="model",
                 reason="request",
             )
-        keyed = self._keeps and call.session_id is not None
+        keyed = self._keyed(call)
         if not keyed and "user" not in call.request:
             return call.body, None
         fields = _raw_object.decode(call.body)
@@ -87,6 +113,9 @@ class OpenClaw(OpenAI):
         if "messages" in call.request:
             fields["messages"] = msgspec.Raw(_encode(_new(call.request["messages"], fields["messages"])))
         return _encode(fields), {_SESSION: self._key(call)}
+
+    def _keyed(self, call: ModelCall) -> bool:
+        return self._keeps and call.session_id is not None
 
     def _key(self, call: ModelCall) -> str:
         """Return the same key for the same session of the same organisation, and nothing that names either."""
