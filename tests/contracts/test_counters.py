@@ -292,6 +292,31 @@ async def test_what_was_charged_too_much_is_free_again_and_zero_is_an_amount(bac
 
 
 @pytest.mark.parametrize("algorithm", ["sliding", "gcra", "fixed"])
+async def test_what_was_charged_for_nothing_leaves_nothing(backend: Backend, algorithm: str) -> None:
+    take = Take(rate(algorithm=algorithm, burst=100 if algorithm == "gcra" else None), "-", 1)
+    (balance,) = await backend.admit(take)
+    await backend.counters.correct("acme", [corrected(take, balance, 0)])
+    assert (await backend.counters.peek("acme", [take]))[0].used == 0
+
+
+@pytest.mark.parametrize("algorithm", ["sliding", "gcra", "fixed"])
+async def test_a_correction_by_one_is_a_correction(backend: Backend, algorithm: str) -> None:
+    take = Take(rate(algorithm=algorithm, burst=100 if algorithm == "gcra" else None), "-", 5)
+    (balance,) = await backend.admit(take)
+    for actual, used in ((6, 6), (4, 5)):
+        await backend.counters.correct("acme", [corrected(take, balance, actual)])
+        assert (await backend.counters.peek("acme", [take]))[0].used == used
+
+
+@pytest.mark.parametrize("algorithm", ["sliding", "gcra", "fixed"])
+async def test_nothing_always_fits(backend: Backend, algorithm: str) -> None:
+    limit = rate(10, algorithm=algorithm, burst=10 if algorithm == "gcra" else None)
+    assert not (await backend.admit(Take(limit, "-", 10)))[0].refused
+    (balance,) = await backend.admit(Take(limit, "-", 0))
+    assert (balance.refused, balance.used) == (False, 10)
+
+
+@pytest.mark.parametrize("algorithm", ["sliding", "gcra", "fixed"])
 async def test_what_was_charged_too_little_counts_and_refuses_those_who_come_later(
     backend: Backend, algorithm: str
 ) -> None:

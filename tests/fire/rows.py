@@ -222,4 +222,11 @@ ROWS = (
         "all, and at least 30",
         ("tests/mutants/test_mutants.py",),
     ),
+    Row(
+        "mutants",
+        "small changes to the modules that admit and count, drawn from a seed: not noticed by their tests, and not "
+        "recorded with the reason why nobody can see them",
+        "0, of 25 of each module of the list",
+        ("tests/mutants/test_sample.py",),
+    ),
 )

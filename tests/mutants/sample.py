@@ -1,127 +1,172 @@
-"""Samples mutants of a module from a seed, and says which of them its tests do not notice.
+"""Samples mutants of every module of the list from a seed, and says which of them its tests do not notice.
 
-`python3 .ci/dev.py run python tests/mutants/sample.py MODULE --tests TEST [TEST ...] [-k EXPRESSION] [--count N]
-[--seed S]`. Planted bugs (`planted.py`) are those that were thought of; these are the others. It works on a copy of the
-tree. Who survives is to be looked at by hand: some mutants change nothing that anybody can see.
+`python3 .ci/dev.py run python tests/mutants [MODULE ...] [--count N] [--seed S] [--minutes M]`. Planted bugs
+(`planted.py`) are those that were thought of; these are the others. It works on a copy of the tree. Who survives is to
+be looked at by hand: a test is missing, or code is dead, or nobody can see the mutant; that then is recorded in
+`targets.py`, with the reason. It ends with 1 where one survives that nobody has looked at.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import copy
+import contextlib
+import importlib.util
+import io
 import os
 import random
-import shutil
-import subprocess
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("core", "plugins", "migrations", "tiers", "tests", "openclaw.toml", "pyproject.toml")
-SWAPS: dict[type[ast.AST], type[ast.AST]] = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Add: ast.Sub, ast.Sub: ast.Add,
-    ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.And: ast.Or, ast.Or: ast.And,
-}  # fmt: skip
+import msgspec
+from mutants.mutation import Mutant, mutant, places
+from mutants.targets import EQUIVALENT, TARGETS, Target
+from mutants.tree import copied, environment
+
+#: seconds after which a mutant that has not ended counts as noticed: it hangs
+_LONGEST = 120
+#: what the tests load of other people's, loaded once and before anything of ours: most of the time goes there
+_FOREIGN = ("pytest", "hypothesis", "litestar", "sqlalchemy.ext.asyncio", "redis.asyncio", "prometheus_client")
+
+#: the plugins of pytest that the tests need; the others take longer to load than a mutant to judge
+_PYTEST = ("pytest_asyncio.plugin", "pytest_timeout", "_hypothesis_pytestplugin")
 
 
-def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
-    """Every mutant: its line, what was done, and the module."""
-    for index, node in enumerate(ast.walk(tree)):
-        for kind in kinds(node):
-            other = copy.deepcopy(tree)
-            target = next(found for i, found in enumerate(ast.walk(other)) if i == index)
-            changed(target, kind)
-            yield getattr(node, "lineno", 0), kind, other
+class Sampled(msgspec.Struct, frozen=True):
+    """What became of the mutants of one module. `drawn` is how many were to be tried, `every` how many there are."""
+
+    module: str
+    every: int
+    drawn: int
+    noticed: int
+    equivalent: int
+    survivors: tuple[Mutant, ...]
+
+    @property
+    def tried(self) -> int:
+        return self.noticed + self.equivalent + len(self.survivors)
+
+    def __str__(self) -> str:
+        cut = f" (of {self.drawn} drawn: no time for the others)" if self.tried < self.drawn else ""
+        return (
+            f"{self.module}: {self.noticed} of {self.tried} noticed{cut}, {self.equivalent} equivalent, "
+            f"{len(self.survivors)} survived; {self.every} in all"
+        )
 
 
-def kinds(node: ast.AST) -> list[str]:
-    match node:
-        case ast.Compare(ops=[op]) | ast.BinOp(op=op) | ast.BoolOp(op=op) | ast.AugAssign(op=op) if type(op) in SWAPS:
-            return [f"{type(op).__name__} is {SWAPS[type(op)].__name__}"]
-        case ast.Constant(value=bool()):
-            return ["the opposite"]
-        case ast.Constant(value=int()):
-            return ["one more"]
-        case ast.If() | ast.While():
-            return ["the condition is turned round"]
-        case ast.Expr(value=ast.Call()) | ast.AugAssign() | ast.Delete():
-            return ["left out"]
-    return []
-
-
-def changed(node: ast.AST, kind: str) -> None:
-    match node:
-        case ast.Compare(ops=[op]):
-            node.ops = [SWAPS[type(op)]()]  # type: ignore[list-item]
-        case ast.BinOp() | ast.BoolOp() | ast.AugAssign() if kind != "left out":
-            node.op = SWAPS[type(node.op)]()  # type: ignore[assignment]
-        case ast.Constant(value=bool(value)):
-            node.value = not value
-        case ast.Constant(value=int(value)):
-            node.value = value + 1
-        case ast.If() | ast.While():
-            node.test = ast.UnaryOp(op=ast.Not(), operand=node.test)
-        case ast.Expr():
-            node.value = ast.Constant(value=None)
-        case ast.AugAssign() | ast.Delete():
-            node.__class__ = ast.Pass  # type: ignore[assignment]
-            node.__dict__ = {key: value for key, value in node.__dict__.items() if key.endswith(("lineno", "offset"))}
-
-
-def main() -> int:
-    options = _options()
-    path = ROOT / options.module
-    source = path.read_text()
-    every = list(mutants(ast.parse(source)))
-    chosen = random.Random(options.seed).sample(every, min(options.count, len(every)))
-    chosen_tests = ["-k", options.k, *options.tests]
+def sampled(target: Target, tree: Path, *, count: int, seed: int, until: float = float("inf")) -> Sampled:
+    """Try `count` mutants of a module in a copy of the checkout, until that moment of the monotonic clock."""
+    path = tree / target.module
+    whole = path.read_text()
+    every = places(whole)
+    drawn = random.Random(f"{seed}/{target.module}").sample(every, min(count, len(every)))
+    known = {(one.where, one.was, one.becomes) for one in EQUIVALENT if one.module == target.module}
+    if failed(tree, target, keep=True):
+        raise AssertionError(f"{target.module}: its tests fail without a mutant")
+    # A mutant of the same length in the same second would pass for what is compiled.
+    Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
+    noticed = equivalent = 0
     survivors = []
-    with tempfile.TemporaryDirectory(prefix="gateway-mutants-") as folder:
-        tree = Path(folder)
-        for name in COPIED:
-            if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(ROOT / name, tree / name)
-        if run(tree, chosen_tests):
-            sys.exit("the tests fail without a mutant")
-        for line, kind, mutant in chosen:
-            (tree / options.module).write_text(ast.unparse(mutant))
-            if not run(tree, chosen_tests):
-                survivors.append(f"{options.module}:{line}: {kind}: {source.splitlines()[line - 1].strip()}")
-        (tree / options.module).write_text(source)
-    noticed = len(chosen) - len(survivors)
-    sys.stdout.write("".join(f"{one}\n" for one in sorted(survivors)))
-    sys.stdout.write(f"{options.module}: seed {options.seed}, {noticed} of {len(chosen)} noticed, of {len(every)}\n")
-    return 0
-
-
-def run(tree: Path, tests: list[str]) -> bool:
-    """Whether a test fails, or does not end."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(tree / "core"), str(tree / "plugins")]),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--timeout=60", "-p", "no:randomly", *tests]
     try:
-        return bool(subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=300).returncode)
-    except subprocess.TimeoutExpired:
-        return True
+        for place in drawn:
+            if time.monotonic() > until:
+                break
+            one = mutant(whole, place)
+            if (one.where, one.was, one.becomes) in known:
+                equivalent += 1
+                continue
+            path.write_text(one.source)
+            if failed(tree, target):
+                noticed += 1
+            else:
+                survivors.append(one)
+    finally:
+        path.write_text(whole)
+    return Sampled(target.module, len(every), len(drawn), noticed, equivalent, tuple(survivors))
 
 
-def _options() -> argparse.Namespace:
-    command = argparse.ArgumentParser(prog="tests/mutants/sample.py", description=__doc__)
-    command.add_argument("module", help="a path from the root of the checkout")
-    command.add_argument("--tests", nargs="+", required=True, help="what pytest takes")
-    command.add_argument("-k", default="", help="which of them: pytest's expression")
-    command.add_argument("--count", type=int, default=20)
+def failed(tree: Path, target: Target, *, keep: bool = False) -> bool:
+    """Whether a test of the copy fails, or does not end; in a child of this process, which has loaded nothing of it.
+
+    `keep` what is compiled, for those that come after.
+    """
+    for name in _FOREIGN:
+        importlib.import_module(name)
+    child = os.fork()
+    if not child:
+        os._exit(_judge(tree, target, keep))
+    deadline = time.monotonic() + _LONGEST
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status != 0
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True
+
+
+def _judge(tree: Path, target: Target, keep: bool) -> int:
+    """The child: 0 where the tests pass. Only a judgement leaves it: anything else that goes wrong is a failure."""
+    os.setpgid(0, 0)
+    os.chdir(tree)
+    os.environ.update(environment(tree))
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    sys.dont_write_bytecode = not keep
+    sys.path[:0] = [str(tree / "core"), str(tree / "plugins")]
+    for name in [name for name in sys.modules if name.split(".")[0] == "mutants"]:
+        del sys.modules[name]
+    import pytest
+
+    options = [*(word for name in _PYTEST for word in ("-p", name)), "-q", "-x", "-k", target.only, *target.tests]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = int(pytest.main(options))
+    except BaseException:
+        said.write(traceback.format_exc())
+        code = 2
+    if os.environ.get("MUTANTS_SAY"):
+        os.write(2, said.getvalue()[-3000:].encode())
+    return code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    chosen = [target for target in TARGETS if not options.modules or target.module in options.modules]
+    if unknown := set(options.modules) - {target.module for target in chosen}:
+        sys.exit(f"mutants: no target {', '.join(sorted(unknown))}; there are\n" + "\n".join(t.module for t in TARGETS))
+    until = time.monotonic() + 60 * options.minutes
+    survived = 0
+    with tempfile.TemporaryDirectory(prefix="gateway-mutants-") as folder:
+        tree = copied(Path(folder))
+        for target in chosen:
+            if time.monotonic() > until:
+                sys.stdout.write(f"{target.module}: not tried, the time is up\n")
+                continue
+            found = sampled(target, tree, count=options.count, seed=options.seed, until=until)
+            survived += len(found.survivors)
+            for one in found.survivors:
+                sys.stdout.write(
+                    f"{target.module}:{one.line}: {one.where}\n  was      {one.was}\n  becomes  {one.becomes}\n"
+                )
+            sys.stdout.write(f"{found}\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"seed {options.seed}: {survived} survived that nobody has looked at\n")
+    return 1 if survived else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    command = argparse.ArgumentParser(prog="tests/mutants", description=__doc__)
+    command.add_argument("modules", nargs="*", metavar="MODULE", help="paths from the root of the checkout; else all")
+    command.add_argument("--count", type=int, default=20, help="mutants a module")
     command.add_argument("--seed", type=int, default=20260)
-    return command.parse_args()
+    command.add_argument("--minutes", type=float, default=30, help="when to stop")
+    return command.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,21 +10,12 @@ import pytest
 from fire.watch import Recorder
 
 from .planted import PLANTED, Planted
-
-ROOT = Path(__file__).resolve().parents[2]
-#: what the tests need of the tree
-_COPIED = ("core", "plugins", "migrations", "tiers", "tests", "openclaw.toml", "pyproject.toml")
+from .tree import ROOT, copied, environment
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tree")
-    for name in _COPIED:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, folder / name)
-    return folder
+    return copied(tmp_path_factory.mktemp("tree"))
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.name)
@@ -63,10 +52,5 @@ def test_without_a_bug_nothing_is_noticed(tree: Path) -> None:
 
 def run(tree: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     """Run tests of the copy against the code of the copy."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(tree / "core"), str(tree / "plugins")]),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--timeout=120", *tests]
-    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=tree, env=environment(tree), capture_output=True, text=True, check=False)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from plugins.limits_kit import Setting
 
-from openclaw_gateway.api import REQUESTS, SESSIONS, WS_CONNECTIONS
+from openclaw_gateway.api import MESSAGES, REQUESTS, SESSIONS, WS_CONNECTIONS, Route
 from openclaw_plugins.concurrency import Concurrency
 
 TABLES = {"teams": {"sessions": {"limit": 20}, "ws_connections": {"limit": 20, "scope": "user"}}}
@@ -34,9 +34,22 @@ def test_what_lives_as_long_as_a_stored_thing_is_a_lease_in_the_durable_account(
     assert (charge.limit.name, charge.limit.kind) == ("concurrency.sessions", "lease")
 
 
+def test_it_is_asked_where_anything_is_metered(setting: Setting) -> None:
+    for route, asked in (
+        (Route(access="authenticated", meters=(MESSAGES,)), True),
+        (Route(access="authenticated", message_meters=(MESSAGES,)), True),
+        (Route(access="authenticated"), False),
+    ):
+        assert setting.plugin.applies(route) is asked
+
+
 @pytest.mark.parametrize(
     "table", [{}, {"limit": -1}, {"limit": 5, "per": "month"}, {"limit": 5, "scope": "planet"}, {"limit": True}]
 )
 def test_a_wrong_table_is_refused(table: dict) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(table, Concurrency.Limits)
+
+
+def test_a_limit_may_allow_nothing() -> None:
+    assert msgspec.convert({"limit": 0}, Concurrency.Limits).limit == 0

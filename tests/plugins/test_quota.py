@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from datetime import UTC, datetime
+
 import msgspec
 import pytest
 from plugins.limits_kit import Setting
 
-from openclaw_gateway.api import MESSAGES, SESSIONS, SKILLS, Balance, Outcome
+from openclaw_gateway.api import MESSAGES, SESSIONS, SKILLS, Balance, Outcome, QuotaEvent, Route
 from openclaw_plugins.quota import Quota
 
 TABLES = {
@@ -32,6 +35,15 @@ def test_it_charges_the_durable_account(setting: Setting) -> None:
     assert all(c.account is setting.accounts for c in charges)
 
 
+def test_it_is_asked_where_anything_is_metered(setting: Setting) -> None:
+    for route, asked in (
+        (Route(access="authenticated", meters=(MESSAGES,)), True),
+        (Route(access="authenticated", message_meters=(MESSAGES,)), True),
+        (Route(access="authenticated"), False),
+    ):
+        assert setting.plugin.applies(route) is asked
+
+
 def test_a_quota_of_a_session_counts_each_session_by_itself(setting: Setting) -> None:
     limit = setting.limit("teams", SKILLS)
     assert (limit.period, limit.scope) == ("session", "session")
@@ -51,6 +63,10 @@ def test_a_quota_of_a_session_counts_each_session_by_itself(setting: Setting) ->
 def test_a_wrong_table_is_refused(table: dict) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(table, Quota.Limits)
+
+
+def test_a_quota_may_allow_nothing() -> None:
+    assert msgspec.convert({"limit": 0, "per": "month"}, Quota.Limits).limit == 0
 
 
 @pytest.mark.parametrize(("used", "warns"), [(99, False), (100, True), (200, True)])
@@ -92,6 +108,33 @@ def test_usage_is_the_highest_share_of_any_organisation_until_the_period_ends(se
     assert usage() == 0.745
     setting.clock.advance(3600)
     assert usage() == 0
+    complete("a", 50)
+    assert usage() == 0.25
     complete("a", 200, refused=True)
     assert usage() == 1
     assert setting.metric("quota_exceeded_total", tier="teams", quota="quota.messages") == 1
+
+
+@pytest.mark.parametrize(("threshold", "said"), [("warning", "is nearly used up"), ("exhausted", "is used up")])
+@pytest.mark.parametrize(("limit", "series"), [("quota.messages", "quota.messages"), ("quota.gone", "(other)")])
+def test_a_threshold_is_told_in_the_log_and_counted_by_quota(
+    setting: Setting, caplog: pytest.LogCaptureFixture, threshold: str, said: str, limit: str, series: str
+) -> None:
+    event = QuotaEvent(
+        organization="acme",
+        subject="-",
+        limit=limit,
+        period="2026-11",
+        threshold=threshold,  # type: ignore[arg-type]
+        scope="organization",
+        used=180,
+        allowed=200,
+        at=datetime(2026, 11, 28, tzinfo=UTC),
+        resets_at=None,
+    )
+    caplog.set_level(logging.WARNING)
+    setting.plugin.on_quota_event(event)
+    (record,) = caplog.records
+    assert record.getMessage() == f"{limit} {said}"
+    assert record.fields["organizationId"] == "acme"  # type: ignore[attr-defined]
+    assert setting.metric("quota_thresholds_total", quota=series, threshold=threshold) == 1

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from plugins.limits_kit import Setting
 
-from openclaw_gateway.api import MESSAGES, REQUESTS, WS_MESSAGES, Balance, Outcome
+from openclaw_gateway.api import MESSAGES, REQUESTS, WS_MESSAGES, Balance, Outcome, Route
 from openclaw_gateway.tiers import TierFiles
 from openclaw_plugins.ratelimit import RateLimit
 
@@ -37,6 +37,15 @@ def test_it_charges_every_limit_on_what_the_route_meters(setting: Setting) -> No
     assert all(c.account is setting.counters and c.limit.kind == "rate" for c in charges)
     assert [c.limit.name for c in setting.charges("teams", WS_MESSAGES)] == ["ratelimit.ws_messages"]
     assert setting.charges("free", MESSAGES) == []
+
+
+def test_it_is_asked_where_anything_is_metered(setting: Setting) -> None:
+    for route, asked in (
+        (Route(access="authenticated", meters=(MESSAGES,)), True),
+        (Route(access="authenticated", message_meters=(MESSAGES,)), True),
+        (Route(access="authenticated"), False),
+    ):
+        assert setting.plugin.applies(route) is asked
 
 
 @pytest.mark.parametrize(
@@ -150,5 +159,7 @@ def test_the_lowest_share_left_is_forgotten_after_two_windows(setting: Setting) 
     assert lowest() == 0.25
     setting.clock.advance(59)
     assert lowest() == 0.25
-    setting.clock.advance(61)
+    setting.clock.advance(60)
+    assert lowest() == 0.25
+    setting.clock.advance(60)
     assert lowest() == 1
