@@ -79,7 +79,17 @@ class Threaded:
         return {"slept": params.seconds}
 
 
-OFFERED = {"act": Act, "threaded": Threaded}
+class Exact:
+    """Wants a number, which no text of a user becomes."""
+
+    class Params(msgspec.Struct, frozen=True, kw_only=True):
+        number: int
+
+    async def run(self, params: Params, call: SkillCall) -> Any:
+        return params.number
+
+
+OFFERED = {"act": Act, "threaded": Threaded, "exact": Exact}
 
 
 class Offered(EntryPoint):

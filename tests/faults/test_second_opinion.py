@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anthropic import AsyncAnthropic
+from anthropic import APIStatusError, AsyncAnthropic
 from chat_kit import MINE, Kit
 from faults.aimock import Aimock, Play, aimock
 from faults.bench import Client, failing
@@ -210,6 +210,15 @@ async def test_an_upstreams_401_never_looks_like_ours(bench: Bench, stream: bool
     assert (await bench.ask(stream)).model == "backup"
     seen = await bench.ask(stream, model="alone")
     assert (seen.status, seen.error["code"], await bench.calls()) == (502, "UPSTREAM_ERROR", (2, 1, 0))
+    async with AsyncAnthropic(
+        base_url=bench.kit.url, api_key="unused", default_headers=bench.kit.headers, max_retries=0
+    ) as client:
+        with pytest.raises(APIStatusError) as caught:
+            await client.messages.create(
+                model="alone", max_tokens=9, messages=[{"role": "user", "content": "hi"}], stream=stream
+            )
+    assert (caught.value.status_code, await bench.calls()) == (502, (3, 1, 0))
+    assert "bad key" not in str(caught.value.body)
 
 
 CALLS = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -188,6 +190,26 @@ async def test_a_body_goes_through_byte_for_byte(kit: Kit) -> None:
     status, _ = await post(kit, body)
     assert status == 200
     assert kit.upstream.received[0].body == body
+
+
+async def test_vectors_in_base64_go_through_byte_for_byte(kit: Kit) -> None:
+    """What is asked, whatever is unknown of it, and what is answered; the SDK unpacks what its upstream packed."""
+    packed = base64.b64encode(struct.pack("<3f", 0.25, -0.5, 1.0)).decode()
+    vector = '{"object":"embedding","index":0, "embedding":"' + packed + '"}'
+    answer = '{"object": "list","data":[' + vector + '],"model":"same","usage":{"prompt_tokens":1,"total_tokens":1}}'
+    kit.upstream.headers = {"Content-Type": "application/json"}
+    kit.upstream.script = [answer.encode()]
+    body = b'{ "input":["\\u00fc"],"model":"same" ,"encoding_format":"base64","dimensions":3,"input_type":"query"}'
+    async with (
+        aiohttp.ClientSession(headers=kit.headers) as session,
+        session.post(kit.url + "/v1/embeddings", data=body) as answered,
+    ):
+        assert (answered.status, await answered.text()) == (200, answer)
+    assert kit.upstream.received[0].body == body
+    async with kit.client() as client:
+        told = await client.embeddings.create(model="same", input="a")
+    assert kit.upstream.received[1].json["encoding_format"] == "base64"
+    assert told.data[0].embedding == [0.25, -0.5, 1.0]
 
 
 async def test_only_what_must_change_is_changed(kit: Kit) -> None:

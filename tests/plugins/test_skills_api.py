@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from skill_kit import Act, execute, offer, rows, used
-from socket_kit import Place, place, said
+from socket_kit import Place, place, said, say
 from sqlalchemy import text
+
+from openclaw_gateway.assets import asset
 
 UNKNOWN = "0190b0e0-0000-7000-8000-000000000000"
 
@@ -125,6 +127,7 @@ async def test_parameters_that_do_not_fit_are_400_with_every_path_and_no_charge(
 async def test_bad_bodies_are_400(here: Place, body: bytes) -> None:
     async with here.http.post(here.url + "/api/v1/skills/act/execute", data=body) as answer:
         assert answer.status == 400, await answer.text()
+    assert await rows(here) == []
 
 
 async def test_a_body_that_is_too_large_is_413(here: Place) -> None:
@@ -254,17 +257,52 @@ async def test_plain_functions_run_in_threads_and_end_for_their_caller(here: Pla
 
 
 async def test_a_tier_has_the_skills_that_it_opens(tmp_path: Path, acting: None) -> None:
-    from openclaw_gateway.assets import asset
-
-    tiers = {path.stem: path.read_text() for path in asset("tiers").glob("*.toml")}
-    tiers["open_source"] = 'skills = ["search"]\n' + tiers["open_source"]
-    async with place(tmp_path, tiers=tiers) as here:
+    async with place(tmp_path, tiers=only_search()) as here:
         _, body = await here.ask("GET", "/api/v1/skills")
         assert [skill["name"] for skill in body["skills"]] == ["search"]
         assert (await here.ask("GET", "/api/v1/skills/act"))[0] == 404
         session = await here.session()
         assert (await execute(here, "act", session, how="x"))[0] == 404
         assert (await execute(here, "search", session, query="x"))[0] == 200
+
+
+def only_search() -> dict[str, str]:
+    """The shipped tiers, of which the first has one skill."""
+    tiers = {path.stem: path.read_text() for path in asset("tiers").glob("*.toml")}
+    tiers["open_source"] = 'skills = ["search"]\n' + tiers["open_source"]
+    return tiers
+
+
+@pytest.mark.parametrize(
+    ("skill", "param"),
+    [
+        pytest.param("act", "metadata.skillName", id="a skill that the tier has not"),
+        pytest.param("nothing", "metadata.skillName", id="no skill"),
+        pytest.param("exact", "params.number", id="parameters that do not fit"),
+    ],
+)
+async def test_what_cannot_be_run_by_name_is_refused_on_every_way_and_costs_nothing(
+    tmp_path: Path, acting: None, skill: str, param: str
+) -> None:
+    tiers = only_search()
+    if skill == "exact":
+        tiers["open_source"] = tiers["open_source"].replace('["search"]', '["search", "exact"]', 1)
+    async with place(tmp_path, tiers=tiers) as here:
+        session = await here.session()
+        asked = {"model": "slow", "messages": [{"role": "user", "content": "seven"}], "sessionId": session}
+        named = {**asked, "max_tokens": 9, "metadata": {"skillName": skill}}
+        for path in ("/v1/chat/completions", "/v1/messages"):
+            for stream in (False, True):
+                status, body = await here.ask("POST", path, {**named, "stream": stream})
+                assert (status, body["error"]["code"], body["error"]["param"]) == (400, "BAD_REQUEST", param)
+        async with here.connect(session) as socket:
+            for stream in (False, True):
+                await say(socket, "message", content="seven", stream=stream, metadata={"skillName": skill})
+                error = await said(socket, "error", "message", "stream", "skill")
+                assert (error["type"], error["code"], error["param"]) == ("error", "BAD_REQUEST", param)
+        _, usage = await here.ask("GET", "/api/v1/usage")
+        assert {row["name"]: row["used"] for row in usage["limits"]}["quota.messages"] == 0
+        assert (await rows(here), await used(here, session), here.upstream.received) == ([], 0, [])
 
 
 async def test_what_a_crash_left_is_marked_lost(here: Place) -> None:

@@ -394,6 +394,21 @@ async def test_what_a_request_says_of_tools_holds(here: Place) -> None:
     assert len(await rows(here)) == 1
 
 
+async def test_a_model_may_call_what_the_tier_opens_and_nothing_else(tmp_path: Path) -> None:
+    """Whatever the loop would offer: the other skill is not told of, and a call of it is one of no tool."""
+    tiers = {path.stem: path.read_text() for path in asset("tiers").glob("*.toml")}
+    tiers["open_source"] = 'skills = ["search"]\n' + tiers["open_source"]
+    async with looping(tmp_path, tiers=tiers) as here:
+        here.upstream.script = model(Round(calls=[call("act", how="x")]), ANSWER)
+        for stream in (False, True):
+            await raw(here, stream=stream)
+            offered, _ = here.upstream.received[-2:]
+            assert [tool["function"]["name"] for tool in offered.json["tools"]] == ["search"]
+            (message,) = told(here)
+            assert json.loads(message["content"])["error"]["message"] == "there is no tool 'act'"
+        assert await rows(here) == []
+
+
 async def test_off_by_default_and_for_other_models(tmp_path: Path) -> None:
     async with place(tmp_path / "off") as here:
         here.upstream.script = model(ACT)
