@@ -35,6 +35,7 @@ async def test_skills_are_listed_and_shown_with_their_schema(here: Place) -> Non
     assert status == 200
     assert [skill["name"] for skill in body["skills"]] == [
         "act",
+        "exact",
         "http_fetch",
         "search",
         "summarise_session",
