@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,7 +20,12 @@ from openclaw_gateway.structs import collect
 T = TypeVar("T")
 
 MAX_DEPTH = 64
-_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+#: commas and opening brackets of a body: each may stand for a value, which is small as text and 60 bytes or more here
+MAX_VALUES = 1_000_000
+#: strings, and what is no bracket behind each: in one match as many as come before the next bracket
+_STRINGS = re.compile(rb'(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{}]*+)++', re.DOTALL)
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 _untyped = msgspec.json.Decoder()
 
@@ -82,8 +88,15 @@ def _misfit(body: bytes, type: Any, error: msgspec.ValidationError) -> Refusal:
 
 
 def guard(body: bytes) -> None:
-    """Refuse a body that no decoder or store should see: bad UTF-8, NUL, lone surrogates, deep nesting."""
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
+    """Refuse a body that no decoder or store should see: bad UTF-8, NUL, lone surrogates, deep nesting, endless lists.
+
+    It must cost less than the decoder, whatever stands in the body: everybody else waits for it.
+    """
+    opened = body.count(b"[") + body.count(b"{")
+    if len(body) > MAX_VALUES and opened + body.count(b",") > MAX_VALUES:
+        raise Refused(bad_request(f"the request body holds more than {MAX_VALUES} values"))
+    # Brackets within strings count at first: they hardly ever matter, and to leave them out costs more.
+    if opened > MAX_DEPTH and _depth(body) > MAX_DEPTH and _depth(_STRINGS.sub(b"", body)) > MAX_DEPTH:
         raise Refused(bad_request(f"the request body is nested deeper than {MAX_DEPTH} levels"))
     if b"\\u" in body and _UNSTORABLE.search(body):
         _refuse_unstorable(body)
@@ -137,15 +150,8 @@ def _refuse_unstorable(body: bytes) -> None:
 
 
 def _depth(body: bytes) -> int:
-    depth = deepest = 0
-    for match in _NESTING.finditer(body):
-        token = match.group()
-        if token in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif token in b"]}":
-            depth -= 1
-    return deepest
+    steps = body.translate(_STEPS, _NO_BRACKETS)
+    return max(accumulate(memoryview(steps).cast("b")), default=0)
 
 
 def _path_of(error: msgspec.ValidationError) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import time
+import tracemalloc
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openclaw_gateway.decoding import decode, guard
+from openclaw_gateway.decoding import MAX_DEPTH, MAX_VALUES, decode, guard
 from openclaw_gateway.errors import Refused
 
 
@@ -72,6 +76,83 @@ def test_escapes_that_only_look_dangerous_pass() -> None:
 
 def test_brackets_inside_text_are_no_nesting() -> None:
     guard(b'{"a": "' + b"[" * 500 + b'"}')
+
+
+@given(
+    st.recursive(
+        st.one_of(st.none(), st.text(alphabet='[]{}",\\a', max_size=5)),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3), st.dictionaries(st.text(alphabet='[{"\\', max_size=3), inner)
+        ),
+        max_leaves=80,
+    ),
+    st.integers(50, 70),
+)
+def test_depth_is_that_of_the_value_whatever_its_strings_hold(inner: object, around: int) -> None:
+    def depth(value: object) -> int:
+        if isinstance(value, dict):
+            return 1 + max(map(depth, value.values()), default=0)
+        return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
+
+    value: object = [inner, "[" * 70, "]" * 70, '{"' * 70]
+    for _ in range(around):
+        value = [value]
+    body = json.dumps(value).encode()
+    if depth(value) <= MAX_DEPTH:
+        guard(body)
+        return
+    with pytest.raises(Refused, match="nested deeper"):
+        guard(body)
+
+
+#: what is short as text and long as values, up to the largest body that is read by default
+DENSE = {
+    "empty objects": b"{},",
+    "empty lists": b"[],",
+    "numbers": b"0,",
+    "strings": b'"a",',
+    "objects of one": b'{"a":1},',
+    "members": b'{"a":"b","c":"d"},',
+    "lists of strings": b'["a"],',
+    "texts with brackets": b'"' + b"[{" * 50 + b'",',
+    "escapes": b'"' + b'\\"[\\\\' * 50 + b'",',
+}
+
+
+def dense(unit: bytes, size: int) -> bytes:
+    """A body of at most `size` bytes in such units, and what makes the guard look closely at its brackets."""
+    return b'{"model": "' + b"[" * 65 + b'", "x": [' + (unit * (size // len(unit)))[:-1] + b"]}"
+
+
+def at_the_limit(unit: bytes) -> bytes:
+    """The longest body in such units that is let through."""
+    marks = sum(unit.count(mark) for mark in (b",", b"[", b"{"))
+    return dense(unit, min(20_000_000, (MAX_VALUES - 100) // marks * len(unit)))
+
+
+@pytest.mark.parametrize("unit", DENSE.values(), ids=DENSE)
+def test_to_judge_a_body_costs_no_more_than_to_decode_it(unit: bytes) -> None:
+    body = at_the_limit(unit)
+    began = time.process_time()
+    guard(body)
+    judged = time.process_time() - began
+    began = time.process_time()
+    msgspec.json.decode(body)
+    assert judged < 3 * (time.process_time() - began) + 0.2
+    with pytest.raises(Refused, match="more than 1000000 values"):
+        guard(body + b"," * 1_000)
+
+
+@pytest.mark.parametrize("unit", ["objects of one", "lists of strings"])
+def test_what_a_body_takes_in_memory_is_bounded(unit: str) -> None:
+    """By eight times the largest body, where 24 times would be possible. A tenth of it is weighed: that is slow."""
+    body = dense(DENSE[unit], len(at_the_limit(DENSE[unit])) // 10)
+    tracemalloc.start()
+    value = decode(body, dict)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(value["x"]) > 30_000
+    assert peak < 8 * 20_000_000 / 10
 
 
 def test_a_wrong_value_is_never_quoted() -> None:

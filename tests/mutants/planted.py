@@ -362,8 +362,8 @@ PLANTED = (
     Planted(
         "JSON may be as deep as one likes",
         "core/openclaw_gateway/decoding.py",
-        'if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:',
-        "if _depth(body) > 100_000:",
+        "if opened > MAX_DEPTH and _depth(body) > MAX_DEPTH and",
+        "if _depth(body) > 100_000 and",
         "tests/core/test_decoding.py::test_depth_is_bounded_where_any_shape_would_do",
     ),
 )
