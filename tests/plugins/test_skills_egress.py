@@ -239,6 +239,32 @@ async def test_a_private_target_that_moves_to_the_metadata_address_is_refused() 
             await egress.call(place, method="GET", headers={}, body=None, max_bytes=1000, private=True)
 
 
+async def test_the_address_that_was_checked_is_the_one_that_is_connected_to() -> None:
+    """A name server that says something else each time is asked once a connection, and judged each time."""
+
+    class Rebinding(Liar):
+        async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> list[Any]:
+            self.ANSWERS = {host: [("127.0.0.1", "169.254.169.254")[len(self.asked) % 2]]}
+            return await super().resolve(host, port, family)
+
+    async with listening() as listener:
+        liar = Rebinding()
+        egress = Egress(max_connections=8, resolver=lambda: liar)
+        async with egress.opened():
+            place = place_of(f"http://rebinding.test:{listener.port}/")
+            for number in range(1, 4):
+                before = len(liar.asked)
+                answer = await egress.call(place, method="GET", headers={}, body=None, max_bytes=1000, private=True)
+                assert (answer.text, len(liar.asked), listener.connections) == ("secret", before + 1, number)
+                with pytest.raises(SkillFailed) as caught:
+                    await egress.call(place, method="GET", headers={}, body=None, max_bytes=1000, private=True)
+                assert (caught.value.error_type, len(liar.asked), listener.connections) == (
+                    "address_refused",
+                    before + 2,
+                    number,
+                )
+
+
 async def test_the_socket_itself_is_the_second_wall(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were the check of the answer gone, or an address taken for a name, no connection would be made all the same."""
     monkeypatch.setattr("openclaw_plugins.skills.egress._checking", lambda inner, allowed: inner)
