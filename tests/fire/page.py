@@ -22,11 +22,12 @@ loopback, from a seed, and say how much they fired. `--long` fires as much as th
 `--scale 0.1 --long` a tenth, `--only ROW` one row, `--seed N` the same again. Without `--long` it is what every commit
 runs. A row that nobody has run says so. A figure that is smaller than its goal is what was fired: no more is claimed.
 
-The last two rows attack the tests themselves. `tests/mutants/planted.py` is a list of guards that are taken out one at
-a time, each with the test that has to notice. What nobody thought of is drawn from a seed: `python3 .ci/dev.py run
-python tests/mutants` walks over the modules that admit and count, changes one comparison, number or call at a time, runs
-the tests that `tests/mutants/targets.py` names for the module, and shows each change that they let pass (`MODULE` one of
-them, `--count N`, `--seed S`, `--minutes M`). A change that nobody can see is recorded there with the reason.
+The last two rows attack the tests themselves. `tests/mutants/planted.py` is a list of guards that are taken out one
+at a time, each with the test that has to notice. What nobody thought of is drawn from a seed: `python3 .ci/dev.py run
+python tests/mutants` walks over the modules that admit and count, changes one comparison, number or call at a time,
+runs the tests that `tests/mutants/targets.py` names for the module, and shows each change that they let pass
+(`MODULE` one of them, `--count N`, `--seed S`, `--minutes M`). A change that nobody can see is recorded there with
+the reason.
 
 """
 
