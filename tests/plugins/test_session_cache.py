@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -29,9 +30,9 @@ class Slow:
         self.read = asyncio.Event()
         self.go = asyncio.Event()
         self.go.set()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+        #: the same store, read through here
+        self.seen = copy.copy(store)
+        self.seen.get = self.get
 
     async def get(self, organization: str, session_id: str) -> Session:
         self.reads += 1
@@ -50,7 +51,7 @@ class Replica:
         self.slow = Slow(store.sessions)
         self._opened = AsyncExitStack()
         redis = RedisConnection(RedisConnection.Config(url=Secret(url), prefix=prefix), store._host("redis"))
-        store._instances |= {"redis": redis, "stored": self.slow}
+        store._instances |= {"redis": redis, "stored": self.slow.seen}
         self.redis = redis
         self.sessions = CachedSessions(CachedSessions.Config(store="stored", **config), store._host("sessions"))
 

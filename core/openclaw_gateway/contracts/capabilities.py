@@ -186,8 +186,10 @@ class Database(Protocol):
         """
         ...
 
-    async def run(self, work: Callable[[Connection], T], *, operation: str, table: str) -> T:
-        """Do synchronous work that belongs to no tenant in a transaction of its own, where the store is.
+    async def run(
+        self, work: Callable[[Connection], T], *, operation: str, table: str, organization: str | None = None
+    ) -> T:
+        """Do synchronous work in a transaction of its own, where the store is; it sees what `transaction` would.
 
         On SQLite it is one switch of thread, where a transaction of statements takes several for each. It runs to
         its end once it has begun. Raises as `transaction` does.

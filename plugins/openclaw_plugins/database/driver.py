@@ -11,12 +11,21 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+import msgspec
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import StaticPool
 
 T = TypeVar("T")
+
+
+def _encode(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+#: how columns of JSON are written and read, whichever way a store is spoken to
+JSON: dict[str, Any] = {"json_serializer": _encode, "json_deserializer": msgspec.json.decode}
 
 #: the driver's connection → the same one as a synchronous connection, for use in the driver's thread alone
 _direct: WeakKeyDictionary[Any, Connection] = WeakKeyDictionary()
@@ -78,6 +87,7 @@ def _opened(connection: Any) -> Connection:
         poolclass=StaticPool,
         pool_reset_on_return=None,
         hide_parameters=True,
+        **JSON,
     )
     # SQLAlchemy's first look at a store ends with a rollback: ours has a transaction open, so it looks elsewhere.
     engine.connect().close()

@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from openclaw_gateway.api import StartFailed
+from openclaw_plugins.database.driver import JSON
 
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -133,8 +134,7 @@ def _postgresql(url: URL, options: Options, *, size: int) -> AsyncEngine:
         # an error's text would else hold what clients wrote, and errors are logged
         hide_parameters=True,
         pool_timeout=options.pool_timeout,
-        json_serializer=_encode,
-        json_deserializer=msgspec.json.decode,
+        **JSON,
         connect_args={
             "timeout": options.connect_timeout,
             # the server's own time-out answers first; this one is for a server that does not answer at all
@@ -152,8 +152,7 @@ def _sqlite(url: URL, options: Options, threads: WeakSet[Thread], *, size: int, 
         # an error's text would else hold what clients wrote, and errors are logged
         hide_parameters=True,
         pool_timeout=options.pool_timeout,
-        json_serializer=_encode,
-        json_deserializer=msgspec.json.decode,
+        **JSON,
         connect_args={"timeout": options.lock_timeout},
         # see `clean`
         pool_reset_on_return=None,
@@ -189,10 +188,6 @@ def _sqlite(url: URL, options: Options, threads: WeakSet[Thread], *, size: int, 
             connection.rollback()
 
     return engine
-
-
-def _encode(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 def _milliseconds(seconds: float) -> str:

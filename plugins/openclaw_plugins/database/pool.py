@@ -151,9 +151,11 @@ class SqlDatabase:
                     await connection.execute(_TENANT, {"organization": organization or "", "system": system})
                 yield connection
 
-    async def run(self, work: Callable[[Connection], T], *, operation: str, table: str) -> T:
+    async def run(
+        self, work: Callable[[Connection], T], *, operation: str, table: str, organization: str | None = None
+    ) -> T:
         if self.shared:
-            async with self.transaction(None, operation=operation, table=table) as connection:
+            async with self.transaction(organization, operation=operation, table=table) as connection:
                 return await connection.run_sync(work)
         with self._watched.transaction(operation, table):
             async with self._engine(operation).connect() as connection:

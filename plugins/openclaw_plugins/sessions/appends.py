@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextvars import Context
+from functools import partial
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils import uuid7
 
@@ -169,37 +170,43 @@ class Appends:
     async def _write(
         self, connection: AsyncConnection, organization: str, batch: Sequence[Append]
     ) -> Sequence[Rows | None]:
-        """The session's row numbers its messages: under its lock there is no gap and no second of a number."""
-        ids = {append.id for append in batch}
-        locked = (await connection.execute(_LOCK, {"organization": organization, "ids": sorted(ids)})).all()
-        counts = {id: count for id, count, _ in locked}
-        stored: list[Rows | None] = []
-        for append in batch:
-            count = counts.get(append.id)
-            if count is None:
-                stored.append(None)
-                continue
-            stored.append(
-                [
-                    {
-                        "message_id": str(uuid7()),
-                        "session_id": append.id,
-                        "organization_id": organization,
-                        "seq": seq,
-                        "role": new.role,
-                        "content": new.content,
-                        "metadata": new.metadata,
-                        "timestamp": locked[0].stored_at,
-                    }
-                    for seq, new in enumerate(append.messages, count + 1)
-                ]
-            )
-            counts[append.id] = count + len(append.messages)
-        if new_rows := [row for rows in stored if rows for row in rows]:
-            await connection.execute(_INSERT, new_rows)
-        if counts:
-            changes = [{"id": id, "organization": organization, "count": count} for id, count in counts.items()]
-            await connection.execute(_COUNT, changes)
+        stored = await self._database.inside(connection, partial(_written, organization, batch))
         there = [append for append, rows in zip(batch, stored, strict=True) if rows is not None]
         await self._accounts.commit([hold for append in there for hold in append.holds], transaction=connection)
         return stored
+
+
+def _written(organization: str, batch: Sequence[Append], connection: Connection) -> Sequence[Rows | None]:
+    """The session's row numbers its messages: under its lock there is no gap and no second of a number."""
+    ids = {append.id for append in batch}
+    locked = connection.execute(_LOCK, {"organization": organization, "ids": sorted(ids)}).all()
+    counts = {id: count for id, count, _ in locked}
+    stored: list[Rows | None] = []
+    for append in batch:
+        count = counts.get(append.id)
+        if count is None:
+            stored.append(None)
+            continue
+        stored.append(
+            [
+                {
+                    "message_id": str(uuid7()),
+                    "session_id": append.id,
+                    "organization_id": organization,
+                    "seq": seq,
+                    "role": new.role,
+                    "content": new.content,
+                    "metadata": new.metadata,
+                    "timestamp": locked[0].stored_at,
+                }
+                for seq, new in enumerate(append.messages, count + 1)
+            ]
+        )
+        counts[append.id] = count + len(append.messages)
+    if new_rows := [row for rows in stored if rows for row in rows]:
+        connection.execute(_INSERT, new_rows)
+    if counts:
+        connection.execute(
+            _COUNT, [{"id": id, "organization": organization, "count": count} for id, count in counts.items()]
+        )
+    return stored

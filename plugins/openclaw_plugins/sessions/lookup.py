@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, select
+from sqlalchemy import Connection, RowMapping, Select, select
 
 from openclaw_gateway.api import Database, Refused, forbidden, not_found
 from openclaw_plugins.sessions.rows import alive, own
@@ -19,15 +19,20 @@ class Lookup:
         self._database = database
 
     async def found(self, organization: str, id: str) -> RowMapping | None:
-        async with self._database.transaction(organization, operation="select", table="openclaw_sessions") as reader:
-            return (await reader.execute(select(table).where(own(organization, id)))).mappings().first()
+        def look(connection: Connection) -> RowMapping | None:
+            return connection.execute(select(table).where(own(organization, id))).mappings().first()
+
+        return await self._database.run(look, operation="select", table="openclaw_sessions", organization=organization)
 
     async def of_session(self, organization: str, id: str, query: Select[Any]) -> Sequence[RowMapping]:
         """Read messages of a session that is there; one look where there are any."""
-        async with self._database.transaction(organization, operation="select", table="openclaw_messages") as reader:
-            there = (await reader.execute(select(table.c.session_id).where(own(organization, id)))).first()
-            rows = (await reader.execute(query)).mappings().all() if there else []
-        if there is None:
+
+        def look(connection: Connection) -> Sequence[RowMapping] | None:
+            there = connection.execute(select(table.c.session_id).where(own(organization, id))).first()
+            return connection.execute(query).mappings().all() if there else None
+
+        rows = await self._database.run(look, operation="select", table="openclaw_messages", organization=organization)
+        if rows is None:
             raise await self.missing(id)
         return rows
 
