@@ -195,6 +195,7 @@ async def test_a_stream_that_dies_is_an_error_of_the_sdk(client: AsyncAnthropic,
         ({"model": "echo", "messages": [], "max_tokens": 1}, "messages"),
         ({"model": "nope", "messages": HELLO, "max_tokens": 1}, "model"),
         ({"model": "echo", "messages": [{"role": "system", "content": "x"}], "max_tokens": 1}, "messages[0].role"),
+        ({"model": "echo", "messages": [{"role": "user", "content": []}], "max_tokens": 1}, "messages[0].content"),
         (
             {"model": "echo", "messages": [{"role": "user", "content": [{"type": "document"}]}], "max_tokens": 1},
             "messages[0].content[0].type",

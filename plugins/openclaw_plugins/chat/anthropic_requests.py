@@ -109,6 +109,9 @@ def _asked(turn: Turn, number: int) -> Iterator[dict[str, Any]]:
     if isinstance(turn.content, str):
         yield {"role": "user", "content": turn.content}
         return
+    if not turn.content:
+        # It would become no message at all, and a prompt of such turns none; an assistant's may be empty, as there.
+        raise _refused(f"messages[{number}].content", "expected at least one block")
     parts: list[dict[str, Any]] = []
     for i, block in enumerate(turn.content):
         path = f"messages[{number}].content[{i}]"
