@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from openclaw_gateway.clock import Clock
 from openclaw_gateway.contracts.capabilities import Accounts, Counters
-from openclaw_gateway.errors import StoreUnavailable
-from openclaw_gateway.facts import PRINCIPAL, TIER
+from openclaw_gateway.errors import Refused, StoreUnavailable
+from openclaw_gateway.facts import PRINCIPAL, SESSION_ID, TIER
 from openclaw_gateway.meters import Balance, Meter
 from openclaw_gateway.plans import Plan, Takes
 from openclaw_gateway.receipt import Receipt
@@ -74,6 +74,8 @@ class Admission:
             receipt = x.receipt = Receipt(organization)
         for counters, group in plan.fast:
             takes = group.of(x, principal, session, amount)
+            if not takes:
+                continue
             balances = await counters.admit(organization, takes)
             receipt.balances += balances
             refused = _refused(balances)
@@ -120,6 +122,24 @@ class Admission:
         if plan is None:
             return None
         return await self.admit(x, plan, session=session, amount=amount, estimated=meter.estimated)
+
+    def counts_sessions(self, x: Exchange) -> bool:
+        """Whether any limit on this request has a share for each session."""
+        plan = x.route.plans.get(x[TIER].name)
+        return plan is not None and plan.by_session is not None
+
+    async def in_session(self, x: Exchange, session: str) -> None:
+        """State the session that a request names, and charge the limits that waited for it. Raises Refused.
+
+        For the handlers of routes that are declared with `names_session`, once they know that the session is
+        there, by its id as it is stored: what is only claimed would be a share for whoever invents it.
+        """
+        x[SESSION_ID] = session
+        plan = x.route.plans.get(x[TIER].name)
+        if plan is not None and plan.by_session is not None:
+            refusal = await self.admit(x, plan.by_session, session=session)
+            if refusal is not None:
+                raise Refused(refusal)
 
     def counts(self, x: Exchange, meter: Meter) -> bool:
         """Whether the caller's tier has any limit on a meter: where it has none, its amount need not be known."""

@@ -28,6 +28,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     `scopes`: all of these must be granted to the caller. `tiers`: only these may call; empty for all.
     `meters`: what one request emits before its handler runs. `message_meters`: what one WebSocket message emits.
     `charges_later`: what the handler emits itself, by `admission.charge`.
+    `names_session`: a request may name a session, and the handler then calls `admission.in_session`.
     `body`, `answer`: Structs for the document; `status` of the good answer. `listener`: where it is served, which
     the configuration decides.
     """
@@ -40,6 +41,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     meters: tuple[Meter, ...] = ()
     message_meters: tuple[Meter, ...] = ()
     charges_later: tuple[Meter, ...] = ()
+    names_session: bool = False
     surface: Surface = "own"
     summary: str = ""
     query: Mapping[str, Any] = {}

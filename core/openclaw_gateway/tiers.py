@@ -10,6 +10,7 @@ import msgspec
 
 from openclaw_gateway.config.layers import TomlFile
 from openclaw_gateway.config.problems import Problem
+from openclaw_gateway.plans import counts_sessions
 from openclaw_gateway.structs import Finding, collect, nearest
 
 if TYPE_CHECKING:
@@ -108,18 +109,30 @@ def idle_limits(
 ) -> list[tuple[str, Finding]]:
     """Find limits whose meter nothing emits, each with its tier: they would count nothing."""
     emitted: set[str] = set()
+    in_sessions: set[str] = set()
     for route in routes:
-        emitted |= {m.name for m in (*route.meters, *route.message_meters, *route.charges_later)}
+        meters = {m.name for m in (*route.meters, *route.message_meters, *route.charges_later)}
+        emitted |= meters
+        if route.names_session:
+            in_sessions |= meters
     found = []
     for tier in tiers.values():
-        counted = {limit.name for limit in whole[tier.name].limits if limit.meter in emitted}
+        by_session = {limit.name for limit in whole[tier.name].limits if counts_sessions(limit)}
+        counted = {
+            limit.name
+            for limit in whole[tier.name].limits
+            if limit.meter in (in_sessions if limit.name in by_session else emitted)
+        }
         for owner in owners:
             for name, table in tier.tables.get(owner, {}).items():
                 if f"{owner}.{name}" not in counted:
                     meter = getattr(table, "meter", None) or name
-                    message = f"counts nothing: no route meters {meter!r}"
-                    expected = "one of: " + ", ".join(sorted(emitted))
-                    finding = Finding((owner, name), message, expected=expected, nearest=nearest(meter, emitted))
+                    which, known = "route", emitted
+                    if f"{owner}.{name}" in by_session:
+                        which, known = "route whose requests name a session", in_sessions
+                    message = f"counts nothing: no {which} meters {meter!r}"
+                    expected = "one of: " + ", ".join(sorted(known))
+                    finding = Finding((owner, name), message, expected=expected, nearest=nearest(meter, known))
                     found.append((tier.name, finding))
     return found
 

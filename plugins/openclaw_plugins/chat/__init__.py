@@ -16,7 +16,6 @@ from msgspec import Meta
 from openclaw_gateway.api import (
     PRINCIPAL,
     REQUEST_ID,
-    SESSION_ID,
     TIER,
     Duration,
     EventBus,
@@ -137,8 +136,8 @@ class Chat:
         self._check(x, completion)
         session = completion.session_id
         if session is not None:
-            await self._sessions.get(x[PRINCIPAL].organization, session)
-            x[SESSION_ID] = session
+            session = (await self._sessions.get(x[PRINCIPAL].organization, session)).session_id
+            await self._host.gateway.admission.in_session(x, session)
         turn = await self._turn(x, completion, body, request, session)
         if turn.streams:
             await self._counted(x, turn, write_stream(x, turn, receive, send, form=ChunkEvents(), **self._patience))

@@ -49,6 +49,7 @@ def surface(chat: Answering, models: Models) -> list[Any]:
             methods=("POST",),
             meters=(REQUESTS, MESSAGES),
             charges_later=(SKILLS, TOKENS),
+            names_session=True,
             surface="openai",
             summary="Complete a chat, whole or as an event stream.",
             body=Completion,

@@ -19,7 +19,6 @@ from msgspec import Meta
 from openclaw_gateway.api import (
     MESSAGES,
     PRINCIPAL,
-    SESSION_ID,
     SKILLS,
     TIER,
     TOKENS,
@@ -143,6 +142,7 @@ class Realtime:
                 access="authenticated",
                 methods=("WEBSOCKET",),
                 meters=(WS_CONNECTIONS,),
+                names_session=True,
                 message_meters=(WS_MESSAGES,),
                 charges_later=(MESSAGES, SKILLS, TOKENS),
                 surface="websocket",
@@ -217,7 +217,7 @@ class Realtime:
         check_origin(x, self._origins)
         named, after = asked_for(x)
         session = await self._sessions.get(x[PRINCIPAL].organization, named)
-        x[SESSION_ID] = session.session_id
+        await self._host.gateway.admission.in_session(x, session.session_id)
         if self._leaving:
             raise Refused(unavailable("the gateway is shutting down", retry_after=5.0))
         return session.session_id, after

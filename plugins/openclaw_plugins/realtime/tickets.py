@@ -18,7 +18,6 @@ from msgspec import Meta
 
 from openclaw_gateway.api import (
     PRINCIPAL,
-    SESSION_ID,
     Duration,
     Exchange,
     Fact,
@@ -122,6 +121,7 @@ class Tickets:
             "/api/v1/ws-tickets",
             **declared(
                 access="authenticated",
+                names_session=True,
                 summary="Get a ticket for one WebSocket handshake.",
                 body=TicketRequest,
                 answer=Ticket,
@@ -134,7 +134,7 @@ class Tickets:
             body = await read_body(request.receive, self._host.settings.max_body, request.scope["headers"])
             asked = decode(body, TicketRequest)
             session = await self._sessions.get(x[PRINCIPAL].organization, asked.session_id)
-            x[SESSION_ID] = session.session_id
+            await self._host.gateway.admission.in_session(x, session.session_id)
             ticket = await self._issue(asked.session_id, x[PRINCIPAL])
             headers = {"cache-control": "no-store"}
             return Response(

@@ -161,15 +161,22 @@ class SessionApi:
 
         @get(
             _ONE,
-            **declared(access="authenticated", summary="Show a session", answer=Session, errors=(401, 403, 404, 429)),
+            **declared(
+                access="authenticated",
+                names_session=True,
+                summary="Show a session",
+                answer=Session,
+                errors=(401, 403, 404, 429),
+            ),
         )
         async def show_session(request: Request[Any, Any, Any], session_id: FromPath[str]) -> Response[bytes]:
-            return answer(await store.get(_organization(request, session_id), session_id))
+            return answer(await store.get(await self._organization(request, session_id), session_id))
 
         @put(
             _ONE,
             **declared(
                 access="authenticated",
+                names_session=True,
                 summary="Replace a session's metadata, and set its status",
                 body=UpdateSession,
                 answer=Session,
@@ -177,22 +184,29 @@ class SessionApi:
             ),
         )
         async def update_session(request: Request[Any, Any, Any], session_id: FromPath[str]) -> Response[bytes]:
-            organization = _organization(request, session_id)
+            organization = await self._organization(request, session_id)
             asked = await body_of(request, UpdateSession, self._host.settings.max_body)
             return answer(await store.update(organization, session_id, metadata=asked.metadata, status=asked.status))
 
         @delete(
             _ONE,
             status_code=204,
-            **declared(access="authenticated", summary="Delete a session", status=204, errors=(401, 403, 404, 429)),
+            **declared(
+                access="authenticated",
+                names_session=True,
+                summary="Delete a session",
+                status=204,
+                errors=(401, 403, 404, 429),
+            ),
         )
         async def delete_session(request: Request[Any, Any, Any], session_id: FromPath[str]) -> None:
-            await store.delete(_organization(request, session_id), session_id)
+            await store.delete(await self._organization(request, session_id), session_id)
 
         @get(
             _MESSAGES,
             **declared(
                 access="authenticated",
+                names_session=True,
                 summary="List a session's messages, oldest first",
                 query=paging,
                 answer=Messages,
@@ -200,7 +214,7 @@ class SessionApi:
             ),
         )
         async def list_messages(request: Request[Any, Any, Any], session_id: FromPath[str]) -> Response[bytes]:
-            organization = _organization(request, session_id)
+            organization = await self._organization(request, session_id)
             query = query_of(request, "limit", "cursor")
             page: Page = await store.messages(
                 organization,
@@ -216,6 +230,7 @@ class SessionApi:
             **declared(
                 access="authenticated",
                 meters=(REQUESTS, MESSAGES),
+                names_session=True,
                 summary="Store a message, without a call of a model",
                 body=PostMessage,
                 answer=Message,
@@ -225,7 +240,7 @@ class SessionApi:
         )
         async def post_message(request: Request[Any, Any, Any], session_id: FromPath[str]) -> Response[bytes]:
             x = exchange_of(request)
-            organization = _organization(request, session_id)
+            organization = await self._organization(request, session_id)
             asked = await body_of(request, PostMessage, self._host.settings.max_body)
             new = NewMessage(role=asked.role, content=asked.content, metadata=asked.metadata)
             holds = x.receipt.take_holds(MESSAGES.name) if x.receipt is not None else ()
@@ -246,8 +261,13 @@ class SessionApi:
             post_message,
         ]
 
-
-def _organization(request: Request[Any, Any, Any], session_id: str) -> str:
-    x = exchange_of(request)
-    x[SESSION_ID] = session_id
-    return x[PRINCIPAL].organization
+    async def _organization(self, request: Request[Any, Any, Any], session_id: str) -> str:
+        """Return the caller's organisation, with the session stated. Raises Refused, StoreUnavailable."""
+        x = exchange_of(request)
+        organization = x[PRINCIPAL].organization
+        admission = self._host.gateway.admission
+        if admission.counts_sessions(x):
+            await admission.in_session(x, (await self._store.get(organization, session_id)).session_id)
+        else:
+            x[SESSION_ID] = session_id
+        return organization

@@ -238,6 +238,7 @@ class Skills:
             **declared(
                 access="authenticated",
                 charges_later=(SKILLS,),
+                names_session=True,
                 summary="Run a skill, and wait for its end",
                 body=ExecuteSkill,
                 answer=Execution,
@@ -250,7 +251,12 @@ class Skills:
                 raise Refused(_NO_SKILL)
             body = await read_body(request.receive, self._config.max_params, request.scope["headers"])
             asked = decode(body, ExecuteSkill)
-            x[SESSION_ID] = asked.session_id
+            admission = self._host.gateway.admission
+            if admission.counts_sessions(x):
+                named = await self._sessions.get(x[PRINCIPAL].organization, asked.session_id)
+                await admission.in_session(x, named.session_id)
+            else:
+                x[SESSION_ID] = asked.session_id
             run = await self.prepare(x, name, session_id=asked.session_id, params=asked.params)
             execution = await run.execute()
             if execution.status == "timeout":
