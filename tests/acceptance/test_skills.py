@@ -82,6 +82,31 @@ async def test_a_named_skill_answers_the_messages_api_too(here: Place) -> None:
     await client.close()
 
 
+async def test_a_session_is_summarised_by_what_was_said_in_it(here: Place) -> None:
+    """In the session's own words, which no model adds to, the same each time; of another session nothing is in it."""
+    await with_history(here)
+    session = await here.session()
+    for content in (
+        "We ship the release on Friday.",
+        "It rains.",
+        "The release needs its changelog.",
+        "Who writes the changelog of the release?",
+    ):
+        assert (await here.ask("POST", f"/api/v1/sessions/{session}/messages", {"content": content}))[0] == 201
+    told = []
+    for _ in range(2):
+        asked = {"sessionId": session, "params": {"sentences": 3}}
+        status, run = await here.ask("POST", "/api/v1/skills/summarise_session/execute", asked)
+        assert (status, run["status"]) == (200, "completed")
+        told.append(run["result"]["text"])
+    assert told[0] == told[1]
+    places = [told[0].index(part) for part in ("on Friday", "needs its changelog", "Who writes")]
+    assert places == sorted(places) and "It rains" not in told[0] and "quarterly" not in told[0]
+    chat = {"model": "echo", "messages": ASKED, "sessionId": session, "metadata": {"skillName": "summarise_session"}}
+    status, answer = await here.ask("POST", "/v1/chat/completions", chat)
+    assert status == 200 and "on Friday" in answer["choices"][0]["message"]["content"]
+
+
 async def test_c10_an_unknown_skill_is_400_and_costs_nothing(here: Place) -> None:
     session = await here.session()
     body = {"model": "echo", "messages": ASKED, "sessionId": session, "metadata": {"skillName": "no-such-skill"}}

@@ -221,6 +221,30 @@ async def test_fetch_reads_allowed_hosts_alone(tmp_path: Path, service: Scripted
         assert service.received == []
 
 
+async def test_fetch_gives_the_text_of_a_page(
+    tmp_path: Path, service: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For want of a public network, this machine's own addresses are taken for public ones."""
+    monkeypatch.setattr("openclaw_plugins.skills.egress.is_public", lambda address: address in ("127.0.0.1", "::1"))
+    port = service.url.split(":")[2].removesuffix("/v1")
+    edit = {"plugins.http_skills.fetch_hosts": [f"http://localhost:{port}"], "plugins.http_skills.fetch_bytes": "1KB"}
+    async with place(tmp_path, edit=edit) as here:
+        session = await here.session()
+        service.headers = {"Content-Type": "text/html; charset=iso-8859-1"}
+        service.script = ["<p>Gr\u00fc\u00dfe</p>".encode("latin-1")]
+        url = f"http://localhost:{port}/a%20page?q=1#part"
+        status, body = await execute(here, "http_fetch", session, url=url)
+        assert (status, body["status"]) == (200, "completed")
+        assert body["result"] == {"status": 200, "contentType": "text/html", "text": "<p>Gr\u00fc\u00dfe</p>"}
+        (received,) = service.received
+        assert (received.method, received.path, received.body) == ("GET", "/a%20page?q=1", b"")
+        assert not {"authorization", "cookie", "x-api-key"} & received.headers.keys()
+        for status, said, why in ((404, b"gone", "the service answered 404"), (200, b"x" * 1100, "larger")):
+            service.status, service.script = status, [said]
+            _, body = await execute(here, "http_fetch", session, url=url)
+            assert body["status"] == "failed" and why in body["error"]
+
+
 @pytest.mark.parametrize(
     ("edit", "problem"),
     [
