@@ -239,7 +239,10 @@ async def test_fetch_gives_the_text_of_a_page(
         (received,) = service.received
         assert (received.method, received.path, received.body) == ("GET", "/a%20page?q=1", b"")
         assert not {"authorization", "cookie", "x-api-key"} & received.headers.keys()
-        for status, said, why in ((404, b"gone", "the service answered 404"), (200, b"x" * 1100, "larger")):
+        for status, said, why in (
+            (404, b"gone", "the service answered 404"),
+            (200, b"x" * 1100, "the service sent more than 1000 bytes"),
+        ):
             service.status, service.script = status, [said]
             _, body = await execute(here, "http_fetch", session, url=url)
             assert body["status"] == "failed" and why in body["error"]
