@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +29,8 @@ TEST_LOCK = HERE / "requirements-test.lock"
 MODEL_LOCK = HERE / "requirements-model.lock"
 SDK_LOCK = HERE / "requirements-sdks.lock"
 
+# How old a release has to be before a lock takes it.
+AGE = timedelta(days=7)
 # What each lock is resolved from. The model is locked without its dependencies: see docs/decisions/0001-packaging.md.
 LOCKS = {
     RUN_LOCK: ["pyproject.toml"],
@@ -148,6 +151,10 @@ def lock(arguments: list[str]) -> None:
     uv = shutil.which("uv")
     if uv is None:
         sys.exit("dev: the locks are resolved with uv, and there is none on PATH: pip install uv")
+    if not any(argument.startswith("--exclude-newer=") or argument == "--exclude-newer" for argument in arguments):
+        # A release that was stolen or is broken is mostly found within days. What mends a weakness need not wait:
+        # lock --exclude-newer-package NAME=DATE
+        arguments = ["--exclude-newer", (datetime.now(UTC) - AGE).strftime("%Y-%m-%dT%H:%M:%SZ"), *arguments]
     for lock_file, inputs in LOCKS.items():
         say(f"resolving {lock_file.name}")
         options = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-header", "--no-annotate"]

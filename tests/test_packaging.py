@@ -7,7 +7,9 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,17 @@ MOST_RUN_TIME_PACKAGES = 60
 MOST_LINES = 300
 #: packages whose `.pth` file runs code: none of those that run, and none of the tests but these
 STARTS: set[str] = set()
+#: the oldest release that may be locked: weaknesses and faults that are known of older ones are mended in it
+FLOORS = {
+    "aiohttp": "3.13.3", "asyncpg": "0.32", "cryptography": "44.0.1", "h11": "0.16.0", "jinja2": "3.1.6",
+    "litestar": "2.25.0", "mako": "1.2.2", "pyjwt": "2.15.1", "redis": "8.1", "sqlalchemy": "2.1.9",
+    "urllib3": "2.6.3", "uvicorn": "0.11.7", "websockets": "9.1",
+}  # fmt: skip
+#: commands that packages of the run time bring
+COMMANDS = {
+    "alembic", "cffi-gen-src", "dynaconf", "faker", "httpx", "idna", "jsonschema", "litestar", "mako-render",
+    "markdown-it", "pygmentize", "rich-click", "uvicorn", "websockets",
+}  # fmt: skip
 TOP_LEVEL = {
     "LICENSE", "README.md", "core", "docs", "migrations", "monitoring", "openclaw.toml", "plugins", "pyproject.toml",
     "tests", "tiers",
@@ -193,13 +206,66 @@ def numbers(version: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", version)]
 
 
-def test_the_bill_of_materials_is_that_of_the_lock() -> None:
-    spec = importlib.util.spec_from_file_location("sbom", ROOT / ".ci" / "sbom.py")
+def script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / ".ci" / f"{name}.py")
     assert spec is not None and spec.loader is not None
-    sbom = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sbom)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_bill_of_materials_is_that_of_the_lock() -> None:
+    sbom = script("sbom")
     assert sbom.SBOM.read_text() == sbom.text(), "write it anew: python3 .ci/dev.py run python .ci/sbom.py"
     assert {one["name"] for one in sbom.document()["components"]} == locked("requirements.lock")
+
+
+def test_a_lock_takes_no_release_of_the_last_week(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it is asked for: what mends a weakness is not waited for."""
+    dev, called = script("dev"), []
+    monkeypatch.setattr(dev, "call", called.append)
+    monkeypatch.setattr(dev.shutil, "which", lambda name: name)
+    dev.lock(["--upgrade", "--exclude-newer-package", "litestar=2026-01-01"])
+    assert len(called) == len(dev.LOCKS)
+    for command in called:
+        before = datetime.fromisoformat(command[command.index("--exclude-newer") + 1])
+        assert abs(datetime.now(UTC) - timedelta(days=7) - before) < timedelta(minutes=5)
+        assert {"--upgrade", "litestar=2026-01-01"} <= {*command}
+    called.clear()
+    dev.lock(["--exclude-newer", "2026-01-01"])
+    assert all(command.count("--exclude-newer") == 1 and "2026-01-01" in command for command in called)
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_no_locked_release_is_older_than_its_floor(lock: Path) -> None:
+    text = lock.read_text()
+    found = {name: locked_version(lock.name, name) for name in FLOORS if re.search(rf"^{name}==", text, re.MULTILINE)}
+    assert {n: v for n, v in found.items() if numbers(v) < numbers(FLOORS[n])} == {}
+    assert lock.name != "requirements.lock" or len(found) >= 8
+    assert not {"python-jose", "openclaw"} & locked(lock.name)
+
+
+def test_whatever_installs_takes_what_the_locks_say_and_nothing_else() -> None:
+    installs = []
+    for file in (*(ROOT / ".ci").iterdir(), ROOT / "docs/deploy/Dockerfile"):
+        text = file.read_text().replace("\\\n", " ") if file.is_file() else ""
+        installs += [line for line in text.splitlines() if re.search(r"\binstall\b", line) and "requirements" in line]
+    assert len(installs) >= 2
+    assert [line for line in installs if "--require-hashes" not in line or "--no-deps" not in line] == []
+
+
+def test_no_package_brings_a_command_that_nobody_expects() -> None:
+    """Commands of a package lie on the PATH beside the gateway's own."""
+    brought = {
+        entry.name: canonical(distribution.metadata["Name"])
+        for distribution in importlib.metadata.distributions()
+        for entry in distribution.entry_points
+        if entry.group in ("console_scripts", "gui_scripts")
+    }
+    run = locked("requirements.lock")
+    assert {name for name, package in brought.items() if package in run} <= COMMANDS
+    assert brought["openclaw-gateway"] == "openclaw-gateway"
+    assert not {*brought} & {"python", "python3", "pip", "sh", "bash", "git", "ssh", "sudo", "env", "openclaw"}
 
 
 def test_no_installed_package_runs_code_at_every_start() -> None:

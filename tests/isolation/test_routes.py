@@ -188,6 +188,39 @@ async def test_a_refused_caller_learns_nothing_of_what_is_there(both: tuple[Gate
     assert asked >= 70
 
 
+async def test_no_number_is_too_large_for_a_route(both: tuple[Gateway, Any]) -> None:
+    """Whatever column it would go into: it is stored, or refused as the client's mistake."""
+    gateway, member = both
+    caller = member(OWNER, scopes=("keys", "admin"))
+    own = {"session_id": await caller.session(), "key_id": await caller.key()}
+    bad: list[str] = []
+    statuses: set[int] = set()
+
+    async def judge(one: Asked) -> None:
+        status, answer = await caller.send(one)
+        statuses.add(status)
+        if status >= 500:
+            bad.append(f"{one.method} {one.route.path} {one.query} {one.body}: {status} {answer}")
+
+    numbers = (2**31, 2**63 - 1, 2**63, -(2**63) - 1, 10**400)
+    asked = [
+        msgspec.structs.replace(one, body={**one.body, one.place: number})
+        if one.place in fields(one.route.body)
+        else msgspec.structs.replace(one, query={**one.query, one.place: str(number)})
+        for one in requests(gateway.routes, own, ["-"])
+        if one.place in fields(one.route.body) or one.place in one.route.query
+        for number in numbers
+        if one.method != "DELETE"
+    ]
+    session = next(one for one in asked if one.route.path == "/api/v1/sessions" and one.method == "POST")
+    asked += [msgspec.structs.replace(session, body={"metadata": {"a": [number]}}) for number in numbers]
+    assert len(asked) > 300
+    for start in range(0, len(asked), 16):
+        await asyncio.gather(*(judge(one) for one in asked[start : start + 16]))
+    assert not bad, "\n".join(bad[:20])
+    assert {200, 201, 400} <= statuses
+
+
 async def test_every_listing_has_a_largest_page(both: tuple[Gateway, Any]) -> None:
     gateway, member = both
     caller = member(OWNER, scopes=("keys", "admin"))

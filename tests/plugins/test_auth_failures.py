@@ -147,6 +147,25 @@ async def test_what_is_counted_is_bounded_and_the_oldest_leaves(tmp_path):
     assert len(door.auth._failures._counts) == 1
 
 
+async def test_a_credential_in_the_query_or_the_body_lets_nobody_in_and_is_not_written(tmp_path):
+    edit = {"plugins.access_log.file": "gateway.log", "plugins.access_log.level": "debug"}
+    gateway = build(configuration(tmp_path, edit=edit))
+    async with serving(gateway) as url, aiohttp.ClientSession() as client:
+        key = (await gateway.plugin("api_key").create(organization="acme", user="ada", tier="teams")).key
+        token = gateway.plugin("jwt").mint(organization="acme", user="ada", tier="teams")
+        for secret in (key, token):
+            for name in ("token", "ticket", "access_token", "api_key", "apikey", "key", "X-API-Key", "authorization"):
+                for given in ({"params": {name: secret}}, {"json": {name: secret}}, {"data": {name: secret}}):
+                    async with client.post(url + "/api/v1/sessions", **given) as answer:
+                        assert answer.status == 401
+                        assert secret not in f"{answer.headers}{await answer.text()}"
+        async with client.get(url + "/metrics") as answer:
+            assert key.split("_")[1] not in await answer.text()
+    written = (tmp_path / "gateway.log").read_text()
+    assert written.count('"status":401') == 2 * 8 * 3
+    assert key not in written and token not in written and token.split(".")[1] not in written
+
+
 async def test_served(tmp_path):
     gateway = build(configuration(tmp_path, edit={"plugins.auth.failures.per_address": 3}))
     async with serving(gateway) as url, aiohttp.ClientSession() as client:

@@ -94,7 +94,6 @@ class SqlDatabase:
                 "row security. `db upgrade` grants it what it needs.",
             ),
         ] = None
-
         retention: Annotated[
             Duration | None,
             Meta(
