@@ -17,6 +17,8 @@ from openclaw_plugins.chat.waiting import Waiting
 
 #: chunks that wait for the connection before the upstream has to wait too
 _QUEUE = 64
+#: a chunk larger than this waits for nothing to be before it, so that what waits is bounded in bytes as well
+_LARGE = 64 * 1024
 
 #: sends chunks to the connection
 Sink = Callable[[Sequence[bytes]], Coroutine[Any, Any, None]]
@@ -62,7 +64,7 @@ class Outlet:
 
     async def put(self, chunk: bytes) -> None:
         """Take a chunk; it leaves with the next `pass_on`. Waits where the connection is far behind."""
-        while len(self._chunks) >= _QUEUE:
+        while self._chunks and (len(self._chunks) >= _QUEUE or len(chunk) > _LARGE):
             self.pass_on()
             if self._chunks:
                 self._room = asyncio.get_running_loop().create_future()
