@@ -192,6 +192,30 @@ async def test_a_body_goes_through_byte_for_byte(kit: Kit) -> None:
     assert kit.upstream.received[0].body == body
 
 
+async def test_chunks_go_through_byte_for_byte(kit: Kit) -> None:
+    """Of tools, of reasoning and of what nobody here knows; and the content parts and tools of the request."""
+    chunks = [
+        b'{"id":"1", "model":"same" ,"choices":[{"index":0,"delta":{"role":"assistant","reasoning":"\\u00fc "}}]}',
+        b'{"id":"1","model":"same","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"c","type":"function",'
+        b'"function":{"name":"find","arguments":"{\\"q\\": 1}"}}]},"logprobs":{"content":[ ]}}],"x_vendor":{"a": 1.0}}',
+        b'{"id":"1","model":"same","choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}],"usage":null}',
+        b'{"id":"1","model":"same","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}',
+    ]
+    kit.upstream.script = [*map(event, chunks), DONE]
+    body = (
+        b'{"model":"same", "stream":true,"stream_options":{"include_usage":true,"x": 1},"max_completion_tokens":50,'
+        b'"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url","image_url":{"url":'
+        b'"data:image/png;base64,AA=="}},{"type":"x_vendor","x":[1e2]}]}],"tools":[{"type":"function","function":'
+        b'{"name":"find","parameters":{"type":"object","properties":{}},"strict":true}}],"tool_choice":"auto" }'
+    )
+    async with (
+        aiohttp.ClientSession(headers=kit.headers) as session,
+        session.post(kit.url + "/v1/chat/completions", data=body) as answer,
+    ):
+        assert (answer.status, await answer.read()) == (200, b"".join([*map(event, chunks), DONE]))
+    assert kit.upstream.received[0].body == body
+
+
 async def test_vectors_in_base64_go_through_byte_for_byte(kit: Kit) -> None:
     """What is asked, whatever is unknown of it, and what is answered; the SDK unpacks what its upstream packed."""
     packed = base64.b64encode(struct.pack("<3f", 0.25, -0.5, 1.0)).decode()

@@ -256,13 +256,16 @@ async def test_an_answer_that_is_no_json_is_a_502(upstream: ScriptedUpstream) ->
         assert caught.value.status == 502
 
 
-async def test_connections_are_used_again(upstream: ScriptedUpstream) -> None:
+async def test_connections_are_used_again_and_end_with_the_provider(upstream: ScriptedUpstream) -> None:
     upstream.script = [event(chunk(finish="stop")), DONE]
     async with opened(upstream.url) as provided:
         for _ in range(5):
             await collected(provided, call(stream=True))
             await asyncio.sleep(0.01)
         assert upstream.connections == 1
+    async with asyncio.timeout(2):
+        while upstream.connections:
+            await asyncio.sleep(0.01)
 
 
 def test_a_proxy_needs_the_transport_that_speaks_to_it() -> None:
