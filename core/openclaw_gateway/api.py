@@ -91,6 +91,7 @@ from openclaw_gateway.refusals import (
 from openclaw_gateway.requests import answer, body_of, exchange_of, page_limit, query_of
 from openclaw_gateway.routes import Route, declared
 from openclaw_gateway.spans import end_span, start_span, trace_headers, traced
+from openclaw_gateway.tallies import Count, Observed, Spread, Tally
 from openclaw_gateway.tiers import Tier
 
 __all__ = [
@@ -119,6 +120,7 @@ __all__ = [
     "Clock",
     "Conversation",
     "Correction",
+    "Count",
     "Counters",
     "Database",
     "DeclaredSkill",
@@ -148,6 +150,7 @@ __all__ = [
     "ModelUse",
     "NewMessage",
     "NotGrantable",
+    "Observed",
     "Outcome",
     "Page",
     "PluginConfig",
@@ -175,6 +178,7 @@ __all__ = [
     "SkillRun",
     "SkillRunner",
     "SkillSource",
+    "Spread",
     "Standing",
     "Standings",
     "StartFailed",
@@ -183,6 +187,7 @@ __all__ = [
     "Subscription",
     "SystemClock",
     "Take",
+    "Tally",
     "Tier",
     "TurnEnd",
     "UnknownKey",

@@ -40,8 +40,10 @@ _OURS = frozenset(b"ratelimit" + name for name in (b"", b"-policy")) | frozenset
     for what in (b"limit", b"remaining", b"reset")
     for unit in (b"", b"-requests", b"-tokens")
 )
-#: less tight than any balance
-_LOOSEST = (True, math.inf, math.inf)
+_REQUESTS, _TOKENS = (
+    tuple(b"x-ratelimit-%s-%s" % (what, unit) for what in (b"limit", b"remaining", b"reset"))
+    for unit in (b"requests", b"tokens")
+)
 
 
 class RateLimit:
@@ -139,9 +141,8 @@ class RateLimit:
         receipt = x.receipt
         if receipt is None:
             return
-        tightest: Balance | None = None
-        tokens: Balance | None = None
-        tightness = _LOOSEST
+        tightest: _Shown | None = None
+        tokens: _Shown | None = None
         tier = x[TIER].name
         states, policies = [], []
         for balance in receipt.balances:
@@ -149,14 +150,13 @@ class RateLimit:
             if limit.kind != "rate" or limit.mode == "shadow" or balance.reset_after is None:
                 continue
             watched = self._watched.get((tier, limit.name))
+            one = _Shown(balance)
             policies.append(watched.policy if watched is not None else _policy(limit))
-            states.append(b'"%s";r=%d;t=%d' % (limit.name.encode(), balance.remaining, math.ceil(_reset(balance))))
+            states.append(b'"%s";r=%d;t=%d' % (limit.name.encode(), one.remaining, one.seconds))
             if limit.meter == TOKENS.name:
-                tokens = balance
-                continue
-            found = _tightness(balance)
-            if found < tightness:
-                tightest, tightness = balance, found
+                tokens = one
+            elif tightest is None or one.tightness() < tightest.tightness():
+                tightest = one
         # Tokens speak for the whole where they refused, and where nothing else is limited.
         shown = tokens if tokens is not None and (tokens.refused or tightest is None) else tightest
         if shown is None:
@@ -164,17 +164,17 @@ class RateLimit:
         ours = [
             (b"ratelimit", b", ".join(states)),
             (b"ratelimit-policy", b", ".join(policies)),
-            (b"x-ratelimit-limit", b"%d" % shown.limit.limit),
+            (b"x-ratelimit-limit", b"%d" % shown.limit),
             (b"x-ratelimit-remaining", b"%d" % shown.remaining),
-            (b"x-ratelimit-reset", b"%d" % math.ceil(_reset(shown))),
+            (b"x-ratelimit-reset", b"%d" % shown.seconds),
         ]
         if x.route.route.surface == "openai":
-            for what, one in ((b"requests", tightest), (b"tokens", tokens)):
-                if one is not None:
+            for names, of in ((_REQUESTS, tightest), (_TOKENS, tokens)):
+                if of is not None:
                     ours += (
-                        (b"x-ratelimit-limit-" + what, b"%d" % one.limit.limit),
-                        (b"x-ratelimit-remaining-" + what, b"%d" % one.remaining),
-                        (b"x-ratelimit-reset-" + what, _openai_duration(_reset(one))),
+                        (names[0], b"%d" % of.limit),
+                        (names[1], b"%d" % of.remaining),
+                        (names[2], _openai_duration(of.reset)),
                     )
         # A handler hardly ever sets one of these: to look once is cheaper than to look for each.
         if _OURS.isdisjoint(dict(head.headers)):
@@ -193,6 +193,27 @@ class RateLimit:
             watched = self._watched.get((tier, balance.limit.name))
             if watched is not None:
                 watched.see(balance, self._monotonic())
+
+
+class _Shown:
+    """A balance as headers tell it."""
+
+    __slots__ = ("limit", "refused", "remaining", "reset", "seconds")
+
+    def __init__(self, balance: Balance) -> None:
+        self.limit = balance.limit.limit
+        self.remaining = balance.remaining
+        self.refused = balance.refused
+        #: to the moment that a client should wait for; after a refusal the same as Retry-After
+        self.reset = balance.reset_after or 0.0
+        if balance.refused and balance.retry_after is not None:
+            self.reset = max(1.0, balance.retry_after)
+        self.seconds = math.ceil(self.reset)
+
+    def tightness(self) -> tuple[bool, float, float]:
+        """What holds a client up most comes first: refusals, the longest of them before the others."""
+        left = self.remaining / self.limit if self.limit else 0.0
+        return not self.refused, -self.reset if self.refused else left, left
 
 
 class _LowWater:
@@ -263,19 +284,6 @@ def _limit(full_name: str, name: str, table: RateLimit.Limits) -> Limit:
 
 def _policy(limit: Limit) -> bytes:
     return b'"%s";q=%d;w=%d' % (limit.name.encode(), limit.limit, round(limit.window))
-
-
-def _reset(balance: Balance) -> float:
-    """Seconds to the moment that a client should wait for; after a refusal the same as Retry-After."""
-    if balance.refused and balance.retry_after is not None:
-        return max(1.0, balance.retry_after)
-    return balance.reset_after or 0.0
-
-
-def _tightness(balance: Balance) -> tuple[bool, float, float]:
-    """Order balances by what holds a client up most: refusals first, the longest of them before the others."""
-    left = balance.remaining / balance.limit.limit if balance.limit.limit else 0.0
-    return not balance.refused, -_reset(balance) if balance.refused else left, left
 
 
 def _openai_duration(seconds: float) -> bytes:

@@ -13,6 +13,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 #: every byte that may stand in a head: all but the control characters, with tabs and line ends
 _MAY_STAND = bytes(byte for byte in range(256) if byte in b"\t\r\n" or (byte >= 0x20 and byte != 0x7F))
+#: headers by which the server itself goes
+_READ = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 
 
 class Sender:
@@ -48,6 +50,8 @@ class Sender:
         headers = [*cycle.default_headers, *message.get("headers", ())]
         closes = False
         for name, value in headers:
+            if name not in _READ:
+                continue
             if name == b"content-length" and cycle.chunked_encoding is None:
                 cycle.expected_content_length = int(value)
                 cycle.chunked_encoding = False
@@ -62,7 +66,10 @@ class Sender:
         if cycle.chunked_encoding is None and cycle.scope["method"] != "HEAD" and status not in (204, 304):
             cycle.chunked_encoding = True
             headers.append((b"transfer-encoding", b"chunked"))
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        parts: list[bytes] = []
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        lines = b"".join(parts)
         if lines.count(b"\r\n") != len(headers) or lines.count(b"\r") + lines.count(b"\n") != 2 * len(headers):
             raise RuntimeError("a header of the response holds a line end")
         if lines.translate(None, _MAY_STAND):

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 from sqlalchemy import Connection, delete
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -27,6 +27,7 @@ from openclaw_gateway.api import (
     Hold,
     Host,
     PluginConfig,
+    Spread,
     Standing,
     Take,
     hookimpl,
@@ -77,12 +78,12 @@ class SqlAccounts:
             Counter, "accounts_holds_expired", "Reservations and leases given back by the reaper"
         )
         batch = host.metric(
-            Histogram,
+            Spread,
             "accounts_batch_size",
             "Reservations and settlements that shared a transaction",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
         )
-        self._lane = Lane(self._transact, batch.observe)
+        self._lane = Lane(self._transact, batch.labels().observe)
         self._outbox = Outbox(self._database, host, every=config.deliver_every, claim=config.deliver_within)
 
     async def reserve(self, organization: str, takes: Sequence[Take]) -> tuple[Sequence[Balance], Sequence[Hold]]:

@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
-from openclaw_gateway.api import Host, StoreUnavailable
+from openclaw_gateway.api import Host, Spread, StoreUnavailable
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -51,7 +51,7 @@ class Remote:
         self._max_bytes = max_bytes
         self._connections = connections
         self._seconds = host.metric(
-            Histogram,
+            Spread,
             "external_service_duration_seconds",
             "How long calls of services behind the gateway take.",
             ("target", "operation"),

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
-from openclaw_gateway.api import Host, end_span, start_span, traced
+from openclaw_gateway.api import Host, Spread, end_span, start_span, traced
 from openclaw_plugins.database.faults import kind_of, translated
 
 
@@ -21,7 +21,7 @@ class Watched:
         self._system = system
         self._monotonic = host.clock.monotonic
         self._seconds = host.metric(
-            Histogram,
+            Spread,
             "database_query_duration_seconds",
             "From the wait for a connection to the end of the transaction",
             ("operation", "table"),

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
-from openclaw_gateway.api import HealthCheck, Host
+from openclaw_gateway.api import HealthCheck, Host, Spread
 from openclaw_plugins.health.probe import Unwell
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class OwnChecks:
         self._lags: deque[float] = deque(maxlen=20)
         self._client: ClientSession | None = None
         self._seconds = host.metric(
-            Histogram,
+            Spread,
             "external_service_duration_seconds",
             "How long calls of services behind the gateway take.",
             ("target", "operation"),

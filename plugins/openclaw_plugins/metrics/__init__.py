@@ -25,7 +25,19 @@ from prometheus_client import (
 )
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from openclaw_gateway.api import TRACE_ID, Exchange, Fact, Host, Outcome, PluginConfig, declared, hookimpl
+from openclaw_gateway.api import (
+    TRACE_ID,
+    Count,
+    Exchange,
+    Fact,
+    Host,
+    Outcome,
+    PluginConfig,
+    Spread,
+    Tally,
+    declared,
+    hookimpl,
+)
 from openclaw_plugins.metrics.organizations import Organizations
 from openclaw_plugins.metrics.scraping import Scrape
 
@@ -70,8 +82,8 @@ class Metrics:
         self._max_series = config.max_series
         self._exemplars = config.exemplars
         labels = ("method", "route", "status_code")
-        self._requests = Counter("http_requests_total", "HTTP requests that ended", labels, registry=registry)
-        self._seconds = Histogram(
+        self._requests = Tally("http_requests_total", "HTTP requests that ended", labels, registry=registry)
+        self._seconds: Histogram | Spread = (Histogram if config.exemplars else Spread)(
             "http_request_duration_seconds",
             "Time from the first byte of a request to the last of its response",
             labels,
@@ -94,7 +106,7 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         # Labels are looked up once a combination: a cached child costs a third of `labels()`.
-        self._ended: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._ended: dict[tuple[str, str, int], tuple[Count, Any]] = {}
         self._failed: dict[tuple[str, str, str | None, int], Counter] = {}
         self._failed_series: set[tuple[str, str, str]] = set()
         self._codes: set[str] = set()
@@ -165,7 +177,7 @@ class Metrics:
 
         return [metrics]
 
-    def _look_up(self, method: str, template: str, status: int) -> tuple[Counter, Histogram]:
+    def _look_up(self, method: str, template: str, status: int) -> tuple[Count, Any]:
         # An unknown method is not kept under its own name: that would be a list of what clients sent.
         key = (method if method in _METHODS else _OTHER, template, status)
         if (known := self._ended.get(key)) is not None:

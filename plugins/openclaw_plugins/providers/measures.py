@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
-from openclaw_gateway.api import Host
+from openclaw_gateway.api import Host, Observed, Spread
 
 _BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -15,7 +15,7 @@ class UpstreamMeasures:
     def __init__(self, host: Host) -> None:
         self._target = host.id
         self._seconds = host.metric(
-            Histogram,
+            Spread,
             "external_service_duration_seconds",
             "How long calls of services behind the gateway take.",
             ("target", "operation"),
@@ -28,7 +28,7 @@ class UpstreamMeasures:
             ("target", "operation", "error_type"),
         )
         #: operation → its series, looked up once
-        self._operations: dict[str, Histogram] = {}
+        self._operations: dict[str, Observed] = {}
 
     def took(self, operation: str, seconds: float) -> None:
         series = self._operations.get(operation)

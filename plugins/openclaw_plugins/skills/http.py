@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 from msgspec import Meta
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from openclaw_gateway.api import (
     DeclaredSkill,
@@ -26,6 +26,7 @@ from openclaw_gateway.api import (
     SkillFailed,
     SkillInfo,
     SkillParamsRefused,
+    Spread,
     hookimpl,
 )
 from openclaw_plugins.skills.egress import Answer, Egress
@@ -81,7 +82,7 @@ class Calls:
     def __init__(self, egress: Egress, host: Host) -> None:
         self._egress = egress
         self._seconds = host.metric(
-            Histogram,
+            Spread,
             "external_service_duration_seconds",
             "How long calls of services behind the gateway take.",
             ("target", "operation"),

@@ -17,9 +17,9 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
-from openclaw_gateway.api import Duration, HealthCheck, Host, PluginConfig, Secret, Size, Skill, hookimpl
+from openclaw_gateway.api import Duration, HealthCheck, Host, PluginConfig, Secret, Size, Skill, Spread, hookimpl
 from openclaw_plugins.skills.mcp_server import Bounds, McpServer, Opened
 from openclaw_plugins.skills.mcp_tool import Numbers
 from openclaw_plugins.skills.places import BadPlace, place_of
@@ -74,7 +74,7 @@ class McpSkills:
         self._host = host
         numbers = Numbers(
             host.metric(
-                Histogram,
+                Spread,
                 "external_service_duration_seconds",
                 "How long calls of services behind the gateway take.",
                 ("target", "operation"),

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
-from openclaw_gateway.api import SkillCall, SkillFailed, SkillInfo
+from openclaw_gateway.api import SkillCall, SkillFailed, SkillInfo, Spread
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -21,7 +21,7 @@ LONGEST_ERROR = 500
 class Numbers(msgspec.Struct, frozen=True):
     """How long calls of servers take, and how they fail."""
 
-    seconds: Histogram
+    seconds: Spread
     errors: Counter
 
 
