@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from upstreams import Cut, ScriptedUpstream, scripted
+from upstreams import Cut, Pause, ScriptedUpstream, scripted
 
 from openclaw_gateway.api import ModelCall, Secret, UpstreamFailed
 from openclaw_plugins.providers.anthropic import Anthropic
@@ -296,6 +297,30 @@ async def test_a_cut_stream_never_looks_whole(upstream: ScriptedUpstream, script
             async for _ in provider.stream(call(stream=True)):
                 pass
     assert (caught.value.status, caught.value.reason) == (502, reason)
+
+
+async def test_a_stream_cut_at_any_byte_is_a_failure_after_what_had_come(upstream: ScriptedUpstream) -> None:
+    """Its text counts once its event is whole, and nothing short of a proper end is one."""
+    before, whole = START + OPEN + HI, START + OPEN + HI + CLOSE + END + STOP
+    async with opened(upstream.url) as provider:
+        for at in range(1, len(whole)):
+            upstream.script = [whole[:at], Cut]
+            said = ""
+            with pytest.raises(UpstreamFailed) as caught:
+                async for data in provider.stream(call(stream=True)):
+                    said += "".join(c["delta"].get("content") or "" for c in json.loads(data)["choices"])
+            assert (said, caught.value.status) == ("Hi \u2713" if at >= len(before) else "", 502), at
+
+
+async def test_closing_the_iterator_closes_the_upstream(upstream: ScriptedUpstream) -> None:
+    upstream.script = [START, OPEN, HI, Pause(20)]
+    async with opened(upstream.url) as provider:
+        stream = provider.stream(call(stream=True))
+        async for data in stream:
+            if b"Hi" in data:
+                break
+        await stream.aclose()  # type: ignore[attr-defined]
+        await asyncio.wait_for(upstream.left.wait(), 1)
 
 
 async def test_a_stream_without_its_last_event_has_lost_nothing(upstream: ScriptedUpstream) -> None:
