@@ -26,6 +26,7 @@ _NPM_UNREACHED = (
 )
 #: the same of pip and of uv; a wrong hash is in neither
 _PYTHON_UNREACHED = ("No matching distribution found", "Failed to fetch", "was not found in the package registry")
+_NOBODY = "the packages are not cached, and their registry is not reached"
 _WITHIN = 100
 
 
@@ -69,13 +70,10 @@ def _fetch(commands: list[list[str]], cwd: Path, unreached: tuple[str, ...]) -> 
             pytest.skip(f"{Path(command[0]).name} was not through after {_WITHIN} s; {_NOBODY}")
         if done.returncode == 0:
             return
-        said = done.stderr
+        said += done.stderr
     if any(sign in said for sign in unreached):
         pytest.skip(_NOBODY)
     raise AssertionError(said[-2000:])
-
-
-_NOBODY = "the packages are not cached, and their registry is not reached"
 
 
 def _cached(name: str, of: bytes, fill: Callable[[Path], None]) -> Path:
