@@ -262,9 +262,6 @@ async def test_what_is_not_stored_is_not_charged(stores: Stores) -> None:
     _, holds = await stores.accounts.reserve("acme", [Take(MONTHLY, "-")])
     with pytest.raises(Refused):
         await create(stores, metadata={"x": "y" * 70_000}, holds=holds)
-    _, holds = await stores.accounts.reserve("acme", [Take(MESSAGES, "-")])
-    with pytest.raises(Refused):
-        await stores.sessions.append("acme", UNKNOWN, [NewMessage(role="user", content="x")], holds=holds)
     made = await create(stores)
     _, holds = await stores.accounts.reserve("acme", [Take(MESSAGES, "-")])
     with pytest.raises(Refused) as error:
@@ -275,6 +272,19 @@ async def test_what_is_not_stored_is_not_charged(stores: Stores) -> None:
     await stores.sessions.append("acme", made.session_id, [NewMessage(role="user", content="x")], holds=holds)
     assert await used(stores, MESSAGES) == 1
     assert len(await stores.sessions.history("acme", made.session_id, limit=9)) == 1
+
+
+async def test_the_holds_of_a_session_that_is_gone_are_left_to_the_caller(stores: Stores) -> None:
+    """He knows whether what they are for was delivered: to end a session while it is answered must save nothing."""
+    made = await create(stores)
+    await stores.sessions.delete("acme", made.session_id)
+    for charged in (False, True):
+        _, holds = await stores.accounts.reserve("acme", [Take(MESSAGES, "-")])
+        with pytest.raises(Refused) as error:
+            await stores.sessions.append("acme", made.session_id, [NewMessage(role="user", content="x")], holds=holds)
+        assert status_of(error) == 404
+        await (stores.accounts.commit(holds) if charged else stores.accounts.void(holds))
+        assert await used(stores, MESSAGES) == int(charged)
 
 
 async def test_delete_takes_the_messages_along(stores: Stores) -> None:

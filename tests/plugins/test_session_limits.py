@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from socket_kit import Place, place, said, say
+from socket_kit import Place, place, said, say, slowly
 from websockets.exceptions import InvalidStatus
 
 from openclaw_gateway.errors import ConfigError
@@ -133,6 +134,50 @@ async def test_a_failed_turn_costs_its_session_nothing(at: Place) -> None:
     chat = {**CHAT, "sessionId": session, "metadata": {"skillName": "none"}}
     assert (await at.ask("POST", "/v1/chat/completions", chat))[0] == 400
     assert (await used(at, session))["quota.messages_of_session"] == 0
+
+
+@pytest.mark.parametrize("by", ["DELETE", "the end of its time"])
+async def test_a_session_that_ends_while_it_is_answered_is_charged_for_what_was_delivered(at: Place, by: str) -> None:
+    """Or whoever ends a session before the last word of a stream would have it for nothing."""
+    _, made = await at.ask("POST", "/api/v1/sessions", {"ttl": 1} if by != "DELETE" else {})
+    chat = {**CHAT, "model": "slow", "stream": True, "sessionId": made["sessionId"]}
+    at.upstream.script = slowly(words=20, pause=0.02 if by == "DELETE" else 0.08)
+    async with at.http.post(at.url + "/v1/chat/completions", json=chat) as answer:
+        first = await answer.content.readline()
+        if by == "DELETE":
+            assert (await at.ask("DELETE", f"/api/v1/sessions/{made['sessionId']}"))[0] == 204
+        told = (first + await answer.content.read()).decode()
+    assert "w19 " in told
+    assert '"code":"NOT_FOUND"' in told
+    assert "[DONE]" not in told  # for it is kept nowhere
+    _, answer = await at.ask("GET", "/api/v1/usage")
+    assert {row["name"]: row["used"] for row in answer["limits"]}["quota.messages"] == 1
+
+
+async def test_a_session_that_is_deleted_while_a_socket_hears_its_answer_is_charged(at: Place) -> None:
+    session = await at.session()
+    at.upstream.script = slowly(words=20)
+    async with at.connect(session) as socket:
+        await say(socket, "message", content="hello", id="m", stream=True, model="slow")
+        await said(socket, "stream")
+        assert (await at.ask("DELETE", f"/api/v1/sessions/{session}"))[0] == 204
+        assert (await said(socket, "error"))["code"] == "NOT_FOUND"
+    _, answer = await at.ask("GET", "/api/v1/usage")
+    assert {row["name"]: row["used"] for row in answer["limits"]}["quota.messages"] == 1
+
+
+async def test_a_whole_answer_that_its_session_did_not_live_to_keep_is_not_given_and_costs_nothing(at: Place) -> None:
+    _, made = await at.ask("POST", "/api/v1/sessions", {})
+    chat = {**CHAT, "model": "slow", "sessionId": made["sessionId"]}
+    at.upstream.script = slowly(words=20)
+    asked = asyncio.create_task(at.ask("POST", "/v1/chat/completions", chat))
+    async with asyncio.timeout(20):
+        while not at.upstream.received:
+            await asyncio.sleep(0.01)
+    assert (await at.ask("DELETE", f"/api/v1/sessions/{made['sessionId']}"))[0] == 204
+    assert (await asked)[0] == 404
+    _, answer = await at.ask("GET", "/api/v1/usage")
+    assert {row["name"]: row["used"] for row in answer["limits"]}["quota.messages"] == 0
 
 
 async def test_a_socket_counts_its_frames_its_turns_and_itself_by_its_session(at: Place) -> None:

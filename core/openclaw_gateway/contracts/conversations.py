@@ -100,7 +100,11 @@ class SessionStore(Protocol):
         *,
         holds: Sequence[Hold] = (),
     ) -> Sequence[Message]:
-        """Store messages in order, and commit `holds` in the same transaction."""
+        """Store messages in order, and commit `holds` in the same transaction.
+
+        Raises Refused where the session is gone; `holds` are then left to the caller, who knows whether what they
+        are for was delivered.
+        """
         ...
 
     async def messages(self, organization: str, session_id: str, *, limit: int, cursor: str | None) -> Page:

@@ -18,6 +18,7 @@ from openclaw_gateway.api import (
     Message,
     ModelUse,
     NewMessage,
+    Refused,
     SessionStore,
     StoreUnavailable,
 )
@@ -188,7 +189,8 @@ class Record:
     async def commit(self, *, cut: str | None, at_once: bool) -> None:
         """Keep and charge the turn. Raises StoreUnavailable, Refused where the session is gone.
 
-        Without `at_once` a charge that no history carries is left to the end of the exchange.
+        With `at_once` it has been delivered, and is charged whether there is a history to keep it or not.
+        Without, a charge that no history carries is left to the end of the exchange.
         """
         receipt = self._x.receipt
         organization = self._x[PRINCIPAL].organization
@@ -196,12 +198,16 @@ class Record:
             self._spent.delivered(self._answer.text)
             self._spent.settle(self._use)
         if self._session is not None:
-            self.stored = await self._store.append(
-                organization,
-                self._session,
-                [*self._asked, self._said(cut)],
-                holds=(*receipt.take_holds("messages"), *receipt.take_holds("tokens")) if receipt is not None else (),
-            )
+            holds = (*receipt.take_holds("messages"), *receipt.take_holds("tokens")) if receipt is not None else ()
+            turn = [*self._asked, self._said(cut)]
+            try:
+                self.stored = await self._store.append(organization, self._session, turn, holds=holds)
+            except Refused:
+                if receipt is not None:
+                    receipt.give_back(holds)
+                    if at_once:  # delivered all the same: to delete a session while it is answered saves nothing
+                        await receipt.commit()
+                raise
         if at_once and receipt is not None:
             await receipt.commit()
         if self._session is not None and self._events is not None:

@@ -244,7 +244,12 @@ class SessionApi:
             asked = await body_of(request, PostMessage, self._host.settings.max_body)
             new = NewMessage(role=asked.role, content=asked.content, metadata=asked.metadata)
             holds = x.receipt.take_holds(MESSAGES.name) if x.receipt is not None else ()
-            (stored,) = await store.append(organization, session_id, [new], holds=holds)
+            try:
+                (stored,) = await store.append(organization, session_id, [new], holds=holds)
+            except Refused:
+                if x.receipt is not None:
+                    x.receipt.give_back(holds)
+                raise
             if self._events is not None:
                 # It is stored: a bus that fails logs it, and listeners find the message in the history.
                 with suppress(StoreUnavailable):

@@ -199,7 +199,7 @@ class SqlSessions:
         *,
         holds: Sequence[Hold] = (),
     ) -> Sequence[Message]:
-        """Store messages and commit `holds` with them; they are given back where nothing is stored.
+        """Store messages and commit `holds` with them; they are given back where that fails.
 
         It goes on where the caller leaves: what is on its way with others is not called back.
         """
@@ -257,8 +257,10 @@ class SqlSessions:
         async with self._settling(holds):
             id = parsed(session_id)
             rows = await self._appends.through(organization, id, messages, holds)
-            if rows is None:
-                raise await self._lookup.missing(id)
+            gone = await self._lookup.missing(id) if rows is None else None
+        if rows is None:
+            assert gone is not None
+            raise gone
         return [message(row) for row in rows]
 
     def _write(
