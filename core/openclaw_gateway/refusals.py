@@ -176,4 +176,14 @@ def of_edge(status: int, message: str, retry_after: float | None = None) -> Refu
     kind = "server_error" if status >= 500 else "invalid_request_error"
     # RFC 9110 15.5.6: a 405 names what is possible; here that is true of every path.
     allow = ((b"allow", b"DELETE, GET, HEAD, PATCH, POST, PUT"),) if status == 405 else ()
-    return Refusal(status=status, code=code, type=kind, message=message, retry_after=retry_after, headers=allow)
+    headers = (*allow, *_NOTHING_IN_A_BROWSER)
+    return Refusal(status=status, code=code, type=kind, message=message, retry_after=retry_after, headers=headers)
+
+
+#: no step sees these answers, and a link can lead a browser to one
+_NOTHING_IN_A_BROWSER = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)

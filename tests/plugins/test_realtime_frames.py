@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from socket_kit import Place, Raw, closed, frame, place, raw, said, say
 
+from openclaw_gateway.assets import asset
 from openclaw_gateway.serving.sockets import Socket
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -199,6 +200,23 @@ async def test_a_bad_message_is_answered_and_the_socket_stays(
             assert error["param"] == param
         await say(socket, "ping")
         await said(socket, "pong")
+
+
+async def test_frames_of_every_kind_count_for_the_rate(tmp_path: Path) -> None:
+    text = (asset("tiers") / "open_source.toml").read_text()
+    few = text.replace("limit = 200\n", "limit = 4\n", 1)
+    assert few != text
+    async with (
+        place(tmp_path, tiers={"open_source": few}) as here,
+        here.connect(await here.session()) as socket,
+    ):
+        for sent in ("{", '{"type":"nothing"}', '{"type":"ping"}', '{"type":"cancel","ref":"x"}'):
+            await socket.send(sent)
+            answer = await said(socket, "error", "pong")
+            assert answer.get("code") in (None, "BAD_REQUEST", "NOT_FOUND"), answer
+        for sent in ("{", '{"type":"ping"}'):
+            await socket.send(sent)
+            assert (await said(socket, "error", "pong")).get("code") == "RATE_LIMIT_EXCEEDED"
 
 
 async def test_an_error_names_the_message_that_it_is_about(here: Place) -> None:
