@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from redis import Redis
 from servers import Valkey, start_valkey
 
-from openclaw_gateway.api import Balance, Limit, StartFailed, StoreUnavailable, Take
+from openclaw_gateway.api import Balance, Correction, Limit, StartFailed, StoreUnavailable, Take
 from openclaw_plugins.counters.redis import RedisCounters
 from openclaw_plugins.redis import RedisConnection
 from openclaw_plugins.redis.breaker import Breaker
@@ -520,6 +522,33 @@ async def test_a_holder_that_was_killed_is_gone_after_its_time_to_live(own_valke
 
 def _at(share: float, times: list[float]) -> float:
     return sorted(times)[int(share * len(times))]
+
+
+async def test_a_user_with_the_documented_rights_is_enough() -> None:
+    """Those of docs/reference/limits.md: every kind of call works, and what is not there is refused by the store."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "limits.md").read_text()
+    of_script = re.search(r"the commands of the script \(`([A-Z\s]+)`", page)
+    assert of_script is not None
+    rights = [f"+{command.lower()}" for command in ("EVALSHA", "EVAL", "PING", *of_script[1].split())]
+    with start_valkey("--user", "gateway", "on", ">secret", "~mine:*", "-@all", *rights) as valkey:
+        url = valkey.url.replace("redis://", "redis://gateway:secret@")
+        async with counting(url, prefix="mine:") as (counters, redis), counters.lifespan():
+            assert counters.notices() == []
+            takes = [rate(2, "closed"), rate(2, "closed", "gcra", algorithm="gcra"), place("a", 1, "closed")]
+            balances = await counters.admit("acme", takes)
+            assert [(balance.refused, balance.degraded) for balance in balances] == [(False, False)] * 3
+            assert await counters.renew("acme", takes[2:])
+            assert not any(balance.degraded for balance in await counters.peek("acme", takes))
+            await counters.correct("acme", [Correction(limit=takes[0].limit, subject="-", amount=-1, at=0)])
+            await counters.release("acme", takes[2:])
+            (balance,) = await counters.admit("acme", [place("b", 1, "closed")])
+            assert not balance.refused and not balance.degraded
+            for command in ("KEYS", "FLUSHALL", "CONFIG", "SCRIPT"):
+                with pytest.raises(StoreUnavailable):
+                    await redis.call(None, command, "*")
+        async with counting(url, prefix="another:") as (counters, _):
+            (balance,) = await counters.admit("acme", [rate(2, "local")])
+            assert balance.degraded  # the store lets it touch no other keys
 
 
 @pytest.mark.parametrize(

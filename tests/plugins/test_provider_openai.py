@@ -83,7 +83,7 @@ async def collected(provided: Provided, call: ModelCall) -> list[bytes]:
 
 async def test_the_body_goes_out_byte_for_byte_with_our_credential(upstream: ScriptedUpstream) -> None:
     upstream.script = [b'{"choices": ', b'[], "x": 1}']
-    async with opened(upstream.url, headers={"X-Team": "gateway"}) as provided:
+    async with opened(upstream.url, headers={"X-Team": Secret("gateway")}) as provided:
         answer = await provided.provider.complete(call())
     assert answer == b'{"choices": [], "x": 1}'
     (received,) = upstream.received

@@ -15,7 +15,7 @@ from msgspec import Meta
 from openclaw_gateway.api import Host, ModelCall, Secret, UpstreamFailed, hookimpl
 from openclaw_plugins.providers.anthropic_answers import EventTranslator, Message, completion
 from openclaw_plugins.providers.anthropic_requests import messages_request
-from openclaw_plugins.providers.upstream import Upstream, UpstreamConfig
+from openclaw_plugins.providers.upstream import Upstream, UpstreamConfig, revealed
 from openclaw_plugins.providers.upstream_errors import broken
 
 
@@ -35,7 +35,7 @@ class Anthropic:
         self._max_tokens = config.max_tokens
         key = config.api_key.reveal() if config.api_key is not None else ""
         credential = {"x-api-key": key} if key else {}
-        headers = {**config.headers, "anthropic-version": config.version, **credential}
+        headers = {**revealed(config.headers), "anthropic-version": config.version, **credential}
         self._upstream = Upstream(host, config, headers=headers, key=key)
 
     @hookimpl

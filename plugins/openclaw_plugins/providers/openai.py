@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from openclaw_gateway.api import Host, ModelCall, Secret, hookimpl
 from openclaw_plugins.providers.progress import Progress
-from openclaw_plugins.providers.upstream import Upstream, UpstreamConfig
+from openclaw_plugins.providers.upstream import Upstream, UpstreamConfig, revealed
 from openclaw_plugins.providers.upstream_errors import broken
 
 
@@ -39,7 +39,7 @@ class OpenAI:
     def __init__(self, config: Config, host: Host) -> None:
         key = config.api_key.reveal() if config.api_key is not None else ""
         credential = {"Authorization": f"Bearer {key}"} if key else {}
-        self._upstream = Upstream(host, config, headers={**config.headers, **credential}, key=key)
+        self._upstream = Upstream(host, config, headers={**revealed(config.headers), **credential}, key=key)
 
     @hookimpl
     def lifespan(self) -> AbstractAsyncContextManager[None]:

@@ -29,8 +29,8 @@ class UpstreamConfig(PluginConfig, frozen=True, kw_only=True):
     url: Annotated[
         str, Meta(pattern="^https?://", description="Base URL, up to and including the version, `.../v1` say.")
     ]
-    headers: Annotated[dict[str, str], Meta(description="Sent with every request.")] = msgspec.field(
-        default_factory=dict
+    headers: Annotated[dict[str, Secret], Meta(description="Sent with every request; values may be secrets.")] = (
+        msgspec.field(default_factory=dict)
     )
     max_connections: Annotated[
         int, Meta(ge=1, le=10_000, description="Connections at the same time; more calls wait for one.")
@@ -49,6 +49,11 @@ class UpstreamConfig(PluginConfig, frozen=True, kw_only=True):
     proxy: Annotated[
         Secret | None, Meta(description="URL of a proxy on the way, `http://user:password@host:port` say, for aiohttp.")
     ] = None
+
+
+def revealed(headers: Mapping[str, Secret]) -> dict[str, str]:
+    """Return the headers of a configuration as they are sent."""
+    return {name: value.reveal() for name, value in headers.items()}
 
 
 class Upstream:
