@@ -226,7 +226,7 @@ async def test_a_refusal_by_one_rate_charges_no_other(backend: Backend) -> None:
 async def test_a_limit_of_zero_admits_nothing_and_an_amount_above_the_limit_never_fits(backend: Backend) -> None:
     for algorithm in ("sliding", "gcra", "fixed"):
         (balance,) = await backend.admit(Take(rate(0, algorithm=algorithm), "-"))
-        assert (balance.refused, balance.used) == (True, 0)
+        assert (balance.refused, balance.used, balance.reset_after) == (True, 0, 0.0)
         (balance,) = await backend.admit(Take(rate(5, algorithm=algorithm), "-", 6))
         assert (balance.refused, balance.used) == (True, 0)
 

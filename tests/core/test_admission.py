@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from openclaw_gateway.api import MESSAGES, PRINCIPAL, TOKENS, Balance, Limit, Refusal, Reply
+from openclaw_gateway.api import MESSAGES, PRINCIPAL, TOKENS, Balance, Correction, Limit, Refusal, Reply
 from openclaw_gateway.errors import StoreUnavailable
+from openclaw_gateway.meters import BUILT_IN
 from openclaw_gateway.plans import Plan
 
 from .admission_kit import Durable, Fast, Guarding, admission, exchange, lease, plan, quota, rate
@@ -375,6 +376,10 @@ async def test_leases_of_every_account_are_renewed_for_as_long_as_the_shortest(d
     assert (len(one.released), len(two.released)) == (1, 1)
 
 
+def test_a_correction_is_the_accounts_own_unless_it_says_otherwise() -> None:
+    assert not Correction(limit=rate(), subject="-", amount=-1, at=7).degraded
+
+
 def test_a_balance_says_what_is_left_and_when_it_is_whole_again() -> None:
     balance = Balance(limit=quota(limit=10, warn_at=0.5), used=5, reset_after=59.6)
     assert balance.warning and balance.remaining == 5
@@ -407,3 +412,15 @@ def test_a_balance_says_what_is_left_and_when_it_is_whole_again() -> None:
 )
 def test_a_limit_says_the_most_it_admits(limit: Limit, bound: int, capacity: int, burst: int) -> None:
     assert (limit.bound(), limit.capacity(), limit.effective_burst()) == (bound, capacity, burst)
+
+
+def test_the_built_in_meters_and_which_of_them_every_tier_must_limit() -> None:
+    assert {name: (meter.required, meter.durable, meter.estimated) for name, meter in BUILT_IN.items()} == {
+        "requests": (True, False, False),
+        "messages": (True, False, False),
+        "sessions": (True, True, False),
+        "skills": (False, False, False),
+        "tokens": (False, False, True),
+        "ws_connections": (True, False, False),
+        "ws_messages": (True, False, False),
+    }

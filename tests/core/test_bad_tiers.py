@@ -9,6 +9,8 @@ import pytest
 from openclaw_gateway.assets import asset
 from openclaw_gateway.errors import ConfigError
 from openclaw_gateway.testing import build, configuration
+from openclaw_gateway.tiers import TierFiles
+from openclaw_plugins.quota import Quota
 
 SHIPPED = {path.stem: path.read_text() for path in asset("tiers").glob("*.toml")}
 
@@ -61,3 +63,34 @@ def test_a_limit_that_nothing_meters_is_named_with_the_nearest(tmp_path: Path) -
     (line,) = problems(tmp_path, {**SHIPPED, "teams": idle})
     assert "ratelimit.reqests: counts nothing: no route meters 'reqests'" in line
     assert line.endswith('did you mean "requests"?')
+
+
+@pytest.mark.parametrize(("there", "told"), [(False, "tiers: no such folder"), (True, "tiers: no tier file")])
+def test_a_folder_without_tiers_is_told_once(tmp_path: Path, there: bool, told: str) -> None:
+    folder = tmp_path / "tiers"
+    if there:
+        folder.mkdir()
+    tiers, found = TierFiles(folder, "tiers").build({"quota": Quota.Limits})
+    (problem,) = found
+    assert tiers == {} and str(problem).startswith(told)
+
+
+def test_the_keys_of_the_host_have_types_and_no_table_may_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "odd.toml").write_text('title = 5\nmodels = "echo"\nskills = [1]\nscopes = ["a"]\n')
+    tiers, found = TierFiles(tmp_path, "tiers").build({"quota": Quota.Limits})
+    assert tiers == {}
+    lines = [str(problem) for problem in found]
+    assert [line.split(":")[1] for line in lines[:3]] == ["1", "2", "3"]
+    assert len(lines) == 4 and "quota: missing table; expected [quota.<limit>]" in lines[3]
+
+
+def test_what_a_tier_opens_is_what_its_file_names_and_all_where_it_names_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('title = "A"\nmodels = ["echo"]\nskills = []\n[quota]\n')
+    (tmp_path / "b.toml").write_text('scopes = ["admin"]\n[quota.messages]\nlimit = 5\nper = "day"\n')
+    tiers, found = TierFiles(tmp_path, "tiers").build({"quota": Quota.Limits})
+    assert found == []
+    a, b = tiers["a"], tiers["b"]
+    assert (a.title, a.models, a.skills, a.scopes) == ("A", {"echo"}, frozenset(), None)
+    assert (b.title, b.models, b.skills, b.scopes) == ("b", None, None, {"admin"})
+    assert a.tables == {"quota": {}}
+    assert b.tables == {"quota": {"messages": Quota.Limits(limit=5, per="day")}}

@@ -92,7 +92,7 @@ def test_usage_is_the_highest_share_of_any_organisation_until_the_period_ends(se
     limit = setting.limit("teams", MESSAGES)
 
     def complete(organization: str, used: int, refused: bool = False) -> None:
-        balance = Balance(limit=limit, used=used, refused=refused, reset_after=3600.0)
+        balance = Balance(limit=limit, used=used, refused=refused, reset_after=1800.0)
         setting.plugin.on_complete(setting.exchange("teams", balance, organization=organization), Outcome())
 
     def usage() -> float | None:
@@ -106,7 +106,9 @@ def test_usage_is_the_highest_share_of_any_organisation_until_the_period_ends(se
     complete("b", 150)
     complete("b", 149)  # one of them failed and was given back
     assert usage() == 0.745
-    setting.clock.advance(3600)
+    setting.clock.advance(1799)
+    assert usage() == 0.745
+    setting.clock.advance(1)
     assert usage() == 0
     complete("a", 50)
     assert usage() == 0.25

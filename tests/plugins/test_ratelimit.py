@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from plugins.limits_kit import Setting
 
-from openclaw_gateway.api import MESSAGES, REQUESTS, WS_MESSAGES, Balance, Outcome, Route
+from openclaw_gateway.api import MESSAGES, REQUESTS, WS_MESSAGES, Balance, Outcome, ResponseHead, Route
 from openclaw_gateway.tiers import TierFiles
 from openclaw_plugins.ratelimit import RateLimit
 
@@ -163,3 +163,34 @@ def test_the_lowest_share_left_is_forgotten_after_two_windows(setting: Setting) 
     assert lowest() == 0.25
     setting.clock.advance(60)
     assert lowest() == 1
+
+
+def test_a_window_of_the_lowest_share_ends_where_the_next_begins(setting: Setting) -> None:
+    limit = setting.limit("free", REQUESTS)
+    for used in (75, 10):
+        balance = Balance(limit=limit, used=used, reset_after=60.0)
+        setting.plugin.on_complete(setting.exchange("free", balance), Outcome())
+        setting.clock.advance(60)
+    assert setting.metric("rate_limit_remaining", tier="free", limit="ratelimit.requests") == 0.9
+
+
+def test_of_limits_that_are_as_tight_the_first_is_told(setting: Setting) -> None:
+    minute, daily = (charge.limit for charge in setting.charges("teams", REQUESTS))
+    x = setting.exchange(
+        "teams",
+        Balance(limit=minute, used=250, reset_after=60.0),
+        Balance(limit=daily, used=5000, reset_after=60.0),
+    )
+    assert setting.headers(x)["x-ratelimit-limit"] == "500"
+
+
+def test_a_header_of_the_handler_is_replaced_and_not_doubled(setting: Setting) -> None:
+    head = ResponseHead(200, [(b"x-ratelimit-limit", b"7")])
+    x = setting.exchange("free", Balance(limit=setting.limit("free", REQUESTS), used=1, reset_after=60.0))
+    setting.plugin.on_response(x, head)
+    assert [value for name, value in head.headers if name == b"x-ratelimit-limit"] == [b"100"]
+
+
+def test_the_least_that_can_be_set() -> None:
+    table = {"limit": 0, "per": "minute", "algorithm": "gcra", "burst": 1}
+    assert (found := msgspec.convert(table, RateLimit.Limits)).limit == 0 and found.burst == 1
