@@ -242,7 +242,12 @@ class Kit:
 
 @asynccontextmanager
 async def chat_gateway(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, *, url: str | None = None, drain_timeout: str = "5s"
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    url: str | None = None,
+    drain_timeout: str = "5s",
+    keep_alive: str = "200ms",
 ) -> AsyncIterator[Kit]:
     """Serve the surface; model `same` and `vendor/fast` are the scripted upstream, or the one at `url`."""
     real = loader.installed()
@@ -250,6 +255,7 @@ async def chat_gateway(
     monkeypatch.setattr(loader, "installed", lambda: {**real, **extra})
     async with scripted() as upstream:
         toml = CONFIG.replace("URL", url or upstream.url).replace("DRAIN", drain_timeout)
+        toml = toml.replace('"200ms"', f'"{keep_alive}"')
         gateway = build(configuration(directory, toml=toml, tiers=TIERS))
         async with serving(gateway) as served:
             yield Kit(gateway, served, upstream)

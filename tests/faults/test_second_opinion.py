@@ -29,7 +29,7 @@ provider = "up"
 name = "primary-TAG"
 fallbacks = ["backup"]
 context = 100
-timeouts = { first_byte = "700ms", idle = "300ms", total = "5s" }
+timeouts = { first_byte = "1500ms", idle = "1s", total = "5s" }
 
 [models.backup]
 provider = "other"
@@ -45,7 +45,7 @@ context = 1000
 [models.alone]
 provider = "up"
 name = "primary-TAG"
-timeouts = { first_byte = "2s", idle = "300ms", total = "5s" }
+timeouts = { first_byte = "4s", idle = "1s", total = "5s" }
 """
 
 
@@ -151,7 +151,7 @@ async def test_a_fault_before_the_first_content_is_not_seen(
     assert (seen.status, seen.text, seen.error, seen.done) == (200, "from it", None, True)
     assert (await bench.calls(), bench.retries) == (calls, max(calls[0] - 1, 0))
     assert seen.model == ("large" if calls[2] else "backup" if calls[1] else "primary")
-    assert bench.seconds < 3
+    assert bench.seconds < 5
     assert bench.charged == 1
 
 

@@ -27,6 +27,13 @@ async def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         yield kit
 
 
+@pytest.fixture
+async def unbridged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kit]:
+    """One that bridges no silence: a comment begins a stream, whose status then tells of no failure any more."""
+    async with chat_gateway(tmp_path, monkeypatch, keep_alive="10s") as kit:
+        yield kit
+
+
 async def until(condition: Callable[[], Any], within: float = 2.0) -> None:
     end = time.monotonic() + within
     while not condition():
@@ -189,8 +196,9 @@ SMALL = [event(chunk("one ")), event(chunk("two")), event(chunk(finish="stop")),
 WHOLE = b"".join(SMALL)
 
 
-async def test_a_cut_at_any_byte_is_charged_once_for_what_was_delivered(kit: Kit) -> None:
+async def test_a_cut_at_any_byte_is_charged_once_for_what_was_delivered(unbridged: Kit) -> None:
     """Content counts once its event is whole; a stream that lost no more than the end of `[DONE]` is still cut."""
+    kit = unbridged
     ends = [sum(map(len, SMALL[:number])) for number in (1, 2)]
     lane = kit.gateway.plugin("chat")._models._lanes["same"]
     for at in range(len(WHOLE)):
