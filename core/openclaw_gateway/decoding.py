@@ -27,6 +27,13 @@ _STRINGS = re.compile(rb'(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{}]*+)++', re.DOTA
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+#: text in which every escape is one that can be stored; a pair of surrogates is one
+_storable_escapes = re.compile(
+    rb"(?:[^\\]++|\\[^u]|\\u(?!0000|[dD][89a-fA-F])|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*+",
+    re.DOTALL,
+).fullmatch
+#: bytes of a body up to which a value that cannot be stored is named by its place: to find it costs more than to decode
+_PLACED = 64_000
 _untyped = msgspec.json.Decoder()
 
 
@@ -98,7 +105,7 @@ def guard(body: bytes) -> None:
     # Brackets within strings count at first: they hardly ever matter, and to leave them out costs more.
     if opened > MAX_DEPTH and _depth(body) > MAX_DEPTH and _depth(_STRINGS.sub(b"", body)) > MAX_DEPTH:
         raise Refused(bad_request(f"the request body is nested deeper than {MAX_DEPTH} levels"))
-    if b"\\u" in body and _UNSTORABLE.search(body):
+    if b"\\u" in body and _UNSTORABLE.search(body) and _storable_escapes(body) is None:
         _refuse_unstorable(body)
     try:
         body.decode("utf-8")
@@ -131,7 +138,8 @@ def storable(text: str, param: str) -> str:
 
 
 def _refuse_unstorable(body: bytes) -> None:
-    # Escapes that only look like these (an escaped backslash, a surrogate pair) must pass, so decode and look.
+    if len(body) > _PLACED:
+        raise Refused(bad_request("the request body holds U+0000 or a lone surrogate, which are not allowed"))
     try:
         value = _untyped.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

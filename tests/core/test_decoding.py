@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import tracemalloc
+from contextlib import nullcontext
 
 import msgspec
 import pytest
@@ -72,6 +73,46 @@ def test_depth_is_bounded_where_any_shape_would_do() -> None:
 def test_escapes_that_only_look_dangerous_pass() -> None:
     body = decode(rb'{"model": "\\u0000 \ud83d\ude00", "parts": []}', Body)
     assert body.model == "\\u0000 \U0001f600"
+
+
+_ESCAPES = [
+    r"\u0000",
+    r"\ud83d",
+    r"\ude00",
+    r"\ud83d\ude00",
+    r"\\",
+    r"\"",
+    r"\n",
+    r"\u0041",
+    "u0000",
+    "a",
+    "é",
+    r"\uD83D",
+]
+
+
+@given(st.lists(st.sampled_from(_ESCAPES), max_size=12), st.booleans())
+def test_a_text_passes_exactly_where_it_can_be_stored(parts: list[str], large: bool) -> None:
+    text = json.loads('"' + "".join(parts) + '"')
+    fine = "\x00" not in text and text.encode("utf-8", "replace").decode() == text
+    body = ('{"a": ["' + "".join(parts) + '"' + ', "pad"' * (10_000 if large else 0) + "]}").encode()
+    if fine:
+        guard(body)
+    else:
+        with pytest.raises(Refused):
+            guard(body)
+
+
+@pytest.mark.parametrize("escape", [rb"\\u0000", rb"\ud83d\ude00", rb"\u0000"], ids=["none", "a pair", "NUL"])
+def test_an_escape_makes_no_body_dear(escape: bytes) -> None:
+    body = b'{"a": "' + escape + b'", "x": [' + b'{"a":1},' * 400_000 + b"0]}"
+    began = time.process_time()
+    with pytest.raises(Refused, match="U\\+0000") if escape == rb"\u0000" else nullcontext():
+        guard(body)
+    judged = time.process_time() - began
+    began = time.process_time()
+    msgspec.json.decode(body)
+    assert judged < time.process_time() - began + 0.1
 
 
 def test_brackets_inside_text_are_no_nesting() -> None:
