@@ -64,6 +64,7 @@ from openclaw_gateway.hooks import HealthCheck, hookimpl
 from openclaw_gateway.host import Host
 from openclaw_gateway.meters import (
     MESSAGES,
+    MOST,
     REQUESTS,
     SESSIONS,
     SKILLS,
@@ -98,6 +99,7 @@ __all__ = [
     "EVENTS_LOST",
     "MESSAGES",
     "MODEL_USE",
+    "MOST",
     "PRINCIPAL",
     "REQUESTS",
     "REQUEST_ID",

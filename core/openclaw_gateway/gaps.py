@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from openclaw_gateway.pipeline import Proof
-from openclaw_gateway.structs import Finding
+from openclaw_gateway.structs import Finding, nearest
 
 
 def refused_routes(proofs: Iterable[Proof]) -> Iterator[Finding]:
@@ -31,3 +31,13 @@ def raised(id: str, what: str, error: Exception) -> Finding:
         ("plugins", id),
         f"{what} failed: {type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})",
     )
+
+
+def unknown_meters(unmetered: Sequence[str], meters: Collection[str]) -> list[Finding]:
+    """Find names in `gateway.unmetered` that no meter has: whoever wrote them meant something else."""
+    expected = "one of: " + ", ".join(sorted(meters))
+    return [
+        Finding(("gateway", "unmetered", i), "no such meter", f'"{name}"', expected, nearest(name, meters))
+        for i, name in enumerate(unmetered)
+        if name not in meters
+    ]

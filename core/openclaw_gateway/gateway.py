@@ -22,7 +22,7 @@ from openclaw_gateway.config.document import StepSettings
 from openclaw_gateway.config.layers import Layers, TomlFile
 from openclaw_gateway.config.problems import Problem
 from openclaw_gateway.errors import ConfigError, StartFailed
-from openclaw_gateway.gaps import raised, refused_routes
+from openclaw_gateway.gaps import raised, refused_routes, unknown_meters
 from openclaw_gateway.hooks import HealthCheck
 from openclaw_gateway.host import Host
 from openclaw_gateway.loader import Loaded, load
@@ -241,13 +241,12 @@ class Gateway:
             unmetered=settings.unmetered,
             open_access=stand_in is not None,
         )
-        findings += refused_routes(proofs)
-        self._refuse(findings)
         meters = known_meters(c.route for c in compiled)
+        findings += (*refused_routes(proofs), *unknown_meters(settings.unmetered, meters))
         self.admission.by_meter, self.admission.whole = plans_by_meter(self.steps, self.tiers, meters)
         owners = [step.id for step in self.steps if "charges" in step.implementations]
         idle = idle_limits(self.tiers, owners, self.admission.whole, [c.route for c in compiled])
-        self._refuse((), [Problem.of(finding, partial(self.tier_files.origin, tier)) for tier, finding in idle])
+        self._refuse(findings, [Problem.of(finding, partial(self.tier_files.origin, tier)) for tier, finding in idle])
         *served, unmatched = compiled
 
         def runner(listener: str) -> Runner:

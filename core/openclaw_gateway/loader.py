@@ -75,7 +75,8 @@ class _Load:
         self.report(collect(tree, Document, dec_hook=self.dec_hook))
         plugins = tree.get("plugins") if isinstance(tree.get("plugins"), dict) else {}
         gateway = tree.get("gateway") if isinstance(tree.get("gateway"), dict) else {}
-        order = [p for p in gateway.get("pipeline", []) if isinstance(p, str)]
+        pipeline = gateway.get("pipeline")
+        order = [p for p in pipeline if isinstance(p, str)] if isinstance(pipeline, list) else []
         definitions = self.define({k: v for k, v in plugins.items() if isinstance(v, dict)}, order)
         self.check_order(order, definitions, bool(gateway.get("insecure_dev", False)))
         self.check_references(tree, definitions)

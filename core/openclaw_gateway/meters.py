@@ -22,6 +22,10 @@ OnBackendFailure = Literal["closed", "open", "local"]
 Mode = Literal["enforce", "shadow"]
 
 
+#: the highest limit: the largest whole number of a structured header field (RFC 9651, 3.3.1), and exact everywhere
+MOST = 10**15 - 1
+
+
 class Meter(msgspec.Struct, frozen=True):
     """Something that routes and handlers emit.
 

@@ -73,7 +73,14 @@ def _keys(place: str) -> Path:
 def _walk(value: Any, type: Any, path: Path, dec_hook: Any) -> Iterator[Finding]:
     base = bare(type)
     if _is_struct(base):
-        yield from _walk_struct(value, base, path, dec_hook)
+        found = list(_walk_struct(value, base, path, dec_hook))
+        yield from found
+        if not found and hasattr(base, "__post_init__"):
+            try:
+                msgspec.convert(value, base, dec_hook=dec_hook)
+            except msgspec.ValidationError as error:
+                message = str(error).split(" - at `")[0]
+                yield Finding(path, message[0].lower() + message[1:])
         return
     origin, args = get_origin(base), get_args(base)
     if origin is dict and isinstance(value, dict) and len(args) == 2 and _nested(args[1]):

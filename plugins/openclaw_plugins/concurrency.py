@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from openclaw_gateway.api import (
+    MOST,
     PRINCIPAL,
     TIER,
     Accounts,
@@ -47,7 +48,7 @@ class Concurrency:
     class Limits(PluginConfig, frozen=True, kw_only=True):
         """`[concurrency.<limit>]` of a tier file"""
 
-        limit: Annotated[int, Meta(ge=0, description="How many may be held at the same time; 0 allows none.")]
+        limit: Annotated[int, Meta(ge=0, le=MOST, description="How many may be held at the same time; 0 allows none.")]
         meter: Annotated[str | None, Meta(description="What is counted; by default the meter of the same name.")] = None
         scope: Annotated[
             Literal["organization", "user", "api_key", "session", "client"],

@@ -14,6 +14,7 @@ from msgspec import Meta
 from prometheus_client import Counter, Gauge
 
 from openclaw_gateway.api import (
+    MOST,
     PRINCIPAL,
     TIER,
     Accounts,
@@ -50,7 +51,7 @@ class Quota:
     class Limits(PluginConfig, frozen=True, kw_only=True):
         """`[quota.<limit>]` of a tier file"""
 
-        limit: Annotated[int, Meta(ge=0, description="How much may be used in one period; 0 allows nothing.")]
+        limit: Annotated[int, Meta(ge=0, le=MOST, description="How much may be used in one period; 0 allows nothing.")]
         per: Annotated[
             Literal["day", "month", "session"],
             Meta(description="The period: a day or a calendar month in UTC, or the life of a session."),

@@ -14,6 +14,7 @@ from msgspec import Meta
 from prometheus_client import Counter, Gauge
 
 from openclaw_gateway.api import (
+    MOST,
     PRINCIPAL,
     TIER,
     TOKENS,
@@ -62,7 +63,7 @@ class RateLimit:
     class Limits(PluginConfig, frozen=True, kw_only=True):
         """`[ratelimit.<limit>]` of a tier file"""
 
-        limit: Annotated[int, Meta(ge=0, description="How many are admitted in one window; 0 admits none.")]
+        limit: Annotated[int, Meta(ge=0, le=MOST, description="How many are admitted in one window; 0 admits none.")]
         per: Annotated[
             str,
             Meta(

@@ -94,3 +94,10 @@ def test_what_a_tier_opens_is_what_its_file_names_and_all_where_it_names_nothing
     assert (b.title, b.models, b.skills, b.scopes) == ("b", None, None, {"admin"})
     assert a.tables == {"quota": {}}
     assert b.tables == {"quota": {"messages": Quota.Limits(limit=5, per="day")}}
+
+
+def test_a_limit_higher_than_a_header_can_say_is_refused(tmp_path: Path) -> None:
+    high = SHIPPED["teams"].replace("limit = 500\n", "limit = 1_000_000_000_000_000\n")
+    (line,) = problems(tmp_path, {**SHIPPED, "teams": high})
+    assert "ratelimit.requests.limit: not a valid value; found 1000000000000000" in line
+    assert line.endswith("at least 0, at most 999999999999999")

@@ -123,3 +123,11 @@ def test_configuration_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found.tree["gateway"]["host"].raw == "@read_file /etc/hostname"
     assert found.tree["gateway"]["port"].parsed == 3
     assert not ran.exists()
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_text_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_bytes(b"\xef\xbb\xbf[gateway]\nport = 1\n")
+    file = TomlFile(path, "a.toml")
+    assert (file.problems, file.data) == ([], {"gateway": {"port": 1}})
+    assert file.origin(("gateway", "port")) == "a.toml:2:1"

@@ -124,6 +124,10 @@ def test_the_folder_and_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         # The tests may be run by root, who may write everywhere.
         patch.setattr("os.access", lambda path, mode, **_: mode != os.W_OK)
         assert "cannot be written" in findings(path, status=1)["O002"]["evidence"]
+    taken = CONFIG.replace("[gateway]", '[gateway]\ndata_dir = "openclaw.toml"')
+    a_file = configuration(tmp_path, toml=taken, tiers=TIERS)
+    assert "cannot be written" in findings(a_file, status=1)["O002"]["evidence"]
+    path = configuration(tmp_path, toml=CONFIG, tiers=TIERS)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100 * 2**20))
         assert findings(path, status=0)["O003"]["evidence"].startswith("100 MiB")

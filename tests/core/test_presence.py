@@ -144,6 +144,14 @@ async def test_who_would_count_by_itself_does_not_serve_beside_another(tmp_path:
         assert (tmp_path / PID_FILE).read_text() == str(first.pid)
 
 
+@pytest.mark.parametrize("folder", ["openclaw.toml", "openclaw.toml/below", "/proc/self"])
+async def test_where_nothing_can_be_written_no_gateway_starts(tmp_path: Path, folder: str) -> None:
+    found = files(tmp_path)
+    with pytest.raises(StartFailed, match=r"nothing can be written to gateway\.data_dir, "):
+        async with present(tmp_path / folder, Reloads(), Reloads(), files=found, watch=0):
+            pass
+
+
 async def test_a_second_gateway_on_memory_is_refused_and_the_first_goes_on_to_be_found(tmp_path: Path) -> None:
     config = ("--config", str(tmp_path / "openclaw.toml"))
 

@@ -137,7 +137,7 @@ def _data_dir(gateway: Gateway) -> Iterator[Diagnosis]:
 
     folder = _folder(gateway)
     present = folder if folder.exists() else folder.parent
-    if not os.access(present, os.W_OK):
+    if not (present.is_dir() and os.access(present, os.W_OK)):
         yield Diagnosis(
             id="O002",
             group="operation",

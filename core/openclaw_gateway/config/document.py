@@ -14,6 +14,12 @@ from openclaw_gateway.contracts.skills import SkillSource
 T = TypeVar("T")
 
 
+def _lasting(settings: PluginConfig, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) <= 0:
+            raise ValueError(f"{name} is no time at all, so that nothing would ever be done within it")
+
+
 class PluginConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every `Config` and `Limits` Struct: frozen, and unknown keys are refused."""
 
@@ -128,6 +134,9 @@ class StepSettings(PluginConfig, frozen=True, kw_only=True):
         bool, Meta(description="false: what the step would refuse is counted and logged, and let through.")
     ] = True
 
+    def __post_init__(self) -> None:
+        _lasting(self, "timeout")
+
 
 class ModelTimeouts(PluginConfig, frozen=True, kw_only=True):
     """`[models.<alias>.timeouts]`"""
@@ -136,6 +145,9 @@ class ModelTimeouts(PluginConfig, frozen=True, kw_only=True):
     first_byte: Annotated[Duration, Meta(description="To the first content of the answer.")] = Duration(60)
     idle: Annotated[Duration, Meta(description="Between two chunks of a stream.")] = Duration(60)
     total: Annotated[Duration, Meta(description="For the whole call.")] = Duration(600)
+
+    def __post_init__(self) -> None:
+        _lasting(self, *self.__struct_fields__)
 
 
 class Price(PluginConfig, frozen=True, kw_only=True):

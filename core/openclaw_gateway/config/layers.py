@@ -44,7 +44,7 @@ class TomlFile:
         self.positions: Positions = {}
         self.problems: list[Problem] = []
         try:
-            text = path.read_bytes().decode("utf-8")
+            text = path.read_bytes().decode("utf-8-sig")  # some editors of Windows begin a file with a mark
         except OSError as error:
             self.problems.append(
                 Problem(origin=shown, path="", message=f"cannot be read: {(error.strerror or str(error)).lower()}")

@@ -21,6 +21,7 @@ from typing import Any
 from openclaw_gateway.config.effective import FILE
 from openclaw_gateway.errors import StartFailed
 from openclaw_gateway.serving.notify import notify, reloading
+from openclaw_gateway.serving.shared_folder import make
 
 try:
     import fcntl
@@ -56,7 +57,7 @@ async def present(
     seconds, and 0 never. `alone` names the plugins whose state is this process's own. Raises StartFailed where there
     are some and another process serves from `folder`.
     """
-    await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+    await asyncio.to_thread(make, folder)
     with _marked(folder) as mark:
         if alone and (others := serving(folder, besides=mark)):
             raise StartFailed(
