@@ -28,7 +28,7 @@ from mutants.targets import EQUIVALENT, TARGETS, Target
 from mutants.tree import copied, environment
 
 #: seconds after which a mutant that has not ended counts as noticed: it hangs
-_LONGEST = 120
+_LONGEST = 60
 #: what the tests load of other people's, loaded once and before anything of ours: most of the time goes there
 _FOREIGN = ("pytest", "hypothesis", "litestar", "sqlalchemy.ext.asyncio", "redis.asyncio", "prometheus_client")
 
@@ -122,7 +122,15 @@ def _judge(tree: Path, target: Target, keep: bool) -> int:
         del sys.modules[name]
     import pytest
 
-    options = [*(word for name in _PYTEST for word in ("-p", name)), "-q", "-x", "-k", target.only, *target.tests]
+    options = [
+        *(word for name in _PYTEST for word in ("-p", name)),
+        "-q",
+        "-x",
+        "--timeout=40",
+        "-k",
+        target.only,
+        *target.tests,
+    ]
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):

@@ -40,9 +40,7 @@ class Equivalent(msgspec.Struct, frozen=True):
 TARGETS = (
     Target(f"{_PLUGINS}/counters/window.py", _COUNTERS, "not valkey"),
     Target(f"{_PLUGINS}/counters/memory.py", _COUNTERS, "not valkey"),
-    Target(
-        f"{_PLUGINS}/counters/redis.py", ("tests/contracts/test_counters.py", "tests/plugins/test_counters_redis.py")
-    ),
+    Target(f"{_PLUGINS}/counters/redis.py", ("tests/contracts/test_counters.py",), "valkey"),
     Target(f"{_PLUGINS}/ratelimit.py", ("tests/plugins/test_ratelimit.py",)),
     Target(f"{_PLUGINS}/quota.py", ("tests/plugins/test_quota.py",)),
     Target(f"{_PLUGINS}/concurrency.py", ("tests/plugins/test_concurrency.py",)),
@@ -128,6 +126,13 @@ EQUIVALENT = (
         "_KEPT = 10000",
         "_KEPT = 10001",
         "how many encoded admissions are kept is a matter of memory",
+    ),
+    Equivalent(
+        f"{_PLUGINS}/accounts/lane.py",
+        "Lane.through",
+        "end_span(span, failed)",
+        "None",
+        "only a trace shows it, which is the affair of tests/plugins/test_tracing.py",
     ),
     # --- how much work is done at once, not what comes of it --------------------------------------
     Equivalent(

@@ -132,6 +132,22 @@ async def test_what_one_who_left_was_given_meanwhile_is_given_back_once() -> Non
     assert (back.how, [hold.id for hold in back.holds]) == ("voided", ["h"])
 
 
+async def test_what_one_was_given_who_leaves_in_that_very_moment_is_given_back() -> None:
+    store = Store()
+    (gone,) = store.enter("gone")
+
+    def leaves(works: Works) -> None:
+        # It is cancelled after its answer is there and before it has seen it.
+        asyncio.get_running_loop().call_soon(gone.cancel)
+        store.does = lambda works: None
+
+    store.does = leaves
+    assert await told(gone) == ["CancelledError"]
+    await store.lane.ended()
+    ((back,),) = store.batches[1:]
+    assert isinstance(back, Settlement) and back.how == "voided"
+
+
 async def test_a_fault_fails_those_who_wait_and_stops_nobody_after_them() -> None:
     def broken(works: Works) -> None:
         raise AssertionError("a fault of ours")
