@@ -32,8 +32,9 @@ _storable_escapes = re.compile(
     rb"(?:[^\\]++|\\[^u]|\\u(?!0000|[dD][89a-fA-F])|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*+",
     re.DOTALL,
 ).fullmatch
-#: bytes of a body up to which a value that cannot be stored is named by its place: to find it costs more than to decode
+#: bytes of a body up to which all that is wrong is looked for, place by place: that costs far more than to decode it
 _PLACED = 64_000
+_MOST_PROBLEMS = 100
 _untyped = msgspec.json.Decoder()
 
 
@@ -81,14 +82,17 @@ def decode(body: bytes, type: type[T], *, decoder: msgspec.json.Decoder[T] | Non
 
 def _misfit(body: bytes, type: Any, error: msgspec.ValidationError) -> Refusal:
     try:
-        findings = collect(_untyped.decode(body), type)
+        findings = collect(_untyped.decode(body), type, most=_MOST_PROBLEMS) if len(body) <= _PLACED else []
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return bad_request("the request body is not valid JSON")
     problems = [
         {"param": f.path, "message": f.message + (f"; expected {f.expected}" if f.expected else "")} for f in findings
     ]
     if not problems:
-        problems = [{"param": _path_of(error), "message": str(error).split(" - at `")[0]}]
+        message = str(error).split(" - at `")[0]
+        # msgspec's words for these quote the value
+        message = "not a valid value" if message.startswith("Invalid enum") else message
+        problems = [{"param": _path_of(error), "message": message}]
     first = problems[0]
     message = f"{first['param']}: {first['message']}" if first["param"] else f"the body: {first['message']}"
     return bad_request(message, param=first["param"] or None, problems=problems)

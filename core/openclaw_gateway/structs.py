@@ -9,6 +9,7 @@ import difflib
 import re
 import types
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
@@ -47,9 +48,9 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def collect(value: Any, type: Any, *, path: Path = (), dec_hook: Any = None) -> list[Finding]:
-    """Return all findings of `value` against `type`."""
-    findings = list(_walk(value, type, path, dec_hook))
+def collect(value: Any, type: Any, *, path: Path = (), dec_hook: Any = None, most: int | None = None) -> list[Finding]:
+    """Return all findings of `value` against `type`, or the first `most`."""
+    findings = list(islice(_walk(value, type, path, dec_hook), most))
     if not findings:
         # What only the whole shows: bounds of a list, and what a Struct checks of itself.
         try:

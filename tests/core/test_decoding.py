@@ -6,6 +6,7 @@ import json
 import time
 import tracemalloc
 from contextlib import nullcontext
+from typing import Literal
 
 import msgspec
 import pytest
@@ -25,6 +26,10 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
     model: str
     parts: list[Part]
     metadata: dict[str, str] = {}
+
+
+class Choice(msgspec.Struct):
+    one: Literal["a", "b"]
 
 
 def refused(body: bytes) -> Refused:
@@ -113,6 +118,31 @@ def test_an_escape_makes_no_body_dear(escape: bytes) -> None:
     began = time.process_time()
     msgspec.json.decode(body)
     assert judged < time.process_time() - began + 0.1
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [b"{},", b"0,", b'{"role":"a"},', b'{"role":"a","size":"x"},', b'{"role":0,"x":1,"y":[]},'],
+    ids=["empty", "numbers", "good to the last", "wrong sizes", "wrong altogether"],
+)
+def test_what_is_wrong_a_thousand_times_is_told_briefly_and_at_once(unit: bytes) -> None:
+    """The answer would else be fifty times the request, and take a hundred times as long as to decode it."""
+    for count in (2_000, 100_000):
+        body = b'{"model": "m", "parts": [' + unit * count + b"0]}"
+        began = time.process_time()
+        refusal = refused(body).refusal
+        told = time.process_time() - began
+        began = time.process_time()
+        msgspec.json.decode(body)
+        assert told < 5 * (time.process_time() - began) + 0.5
+        assert refusal.param is not None and refusal.param.startswith("parts[")
+        assert len(refusal.render("/x", None)[1]) < 30_000
+
+
+def test_a_large_body_quotes_no_value_either() -> None:
+    with pytest.raises(Refused) as caught:
+        decode(b'{"pad": "' + b"x" * 100_000 + b'", "one": "hunter2"}', Choice)
+    assert caught.value.refusal.param == "one" and "hunter2" not in str(caught.value.refusal)
 
 
 def test_brackets_inside_text_are_no_nesting() -> None:

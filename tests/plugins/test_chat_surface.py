@@ -257,6 +257,13 @@ async def test_a_model_named_twice_is_the_same_here_and_upstream(kit: Kit, first
     assert kit.upstream.received[0].body.count(b"dear") == 0
 
 
+async def test_vectors_are_made_of_as_many_texts_as_openai_takes(kit: Kit) -> None:
+    for count, expected in ((2048, 200), (2049, 400)):
+        body = json.dumps({"model": "echo", "input": ["a"] * count}).encode()
+        status, answer = await post(kit, body, "/v1/embeddings")
+        assert status == expected and (status == 200 or answer["error"]["param"] == "input")
+
+
 @pytest.mark.parametrize("key", ["Model", "MODEL", "mod\\u0045l"])
 async def test_a_model_in_another_spelling_is_refused(kit: Kit, key: str) -> None:
     """An upstream that reads keys in any case would run a model that no tier was asked about."""

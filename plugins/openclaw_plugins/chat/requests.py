@@ -12,6 +12,10 @@ from openclaw_plugins.chat.shapes import ChatMessage, Completion, EmbeddingReque
 
 T = TypeVar("T", Completion, EmbeddingRequest)
 
+_MOST_PROBLEMS = 100
+#: texts of one request for vectors, as OpenAI has it
+_MOST_INPUTS = 2048
+
 _object = msgspec.json.Decoder(dict[str, Any])
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
@@ -34,7 +38,8 @@ def read_completion(body: bytes) -> tuple[Completion, dict[str, Any]]:
     ]
     if problems:
         first = problems[0]
-        raise Refused(bad_request(f"{first['param']}: {first['message']}", param=first["param"], problems=problems))
+        told = problems[:_MOST_PROBLEMS]
+        raise Refused(bad_request(f"{first['param']}: {first['message']}", param=first["param"], problems=told))
     return completion, request
 
 
@@ -42,6 +47,8 @@ def read_embedding(body: bytes) -> tuple[EmbeddingRequest, dict[str, Any]]:
     """Return what the gateway reads of an embeddings request, and all of it. Raises Refused (400)."""
     embedding, request = _read(body, EmbeddingRequest)
     given = embedding.input
+    if isinstance(given, list) and len(given) > _MOST_INPUTS and not _tokens(given):
+        raise Refused(bad_request(f"input: expected at most {_MOST_INPUTS} texts", param="input"))
     if isinstance(given, list) and not (_texts(given) or _tokens(given) or all(_tokens(item) for item in given)):
         message = "expected a text, a list of texts, a list of tokens or a list of these"
         raise Refused(bad_request(f"input: {message}", param="input"))
