@@ -226,7 +226,7 @@ ROWS = (
         "mutants",
         "small changes to the modules that admit and count, drawn from a seed: not noticed by their tests, and not "
         "recorded with the reason why nobody can see them",
-        "0, of 25 of each module of the list",
+        "0, of 25 of each module whose survivors were looked at",
         ("tests/mutants/test_sample.py",),
     ),
 )
