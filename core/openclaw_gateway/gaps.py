@@ -5,7 +5,11 @@ from __future__ import annotations
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import pluggy
+
+from openclaw_gateway import hooks
 from openclaw_gateway.pipeline import Proof
 from openclaw_gateway.structs import Finding, nearest
 
@@ -40,4 +44,14 @@ def unknown_meters(unmetered: Sequence[str], meters: Collection[str]) -> list[Fi
         Finding(("gateway", "unmetered", i), "no such meter", f'"{name}"', expected, nearest(name, meters))
         for i, name in enumerate(unmetered)
         if name not in meters
+    ]
+
+
+def unknown_hooks(id: str, plugin: Any, manager: pluggy.PluginManager) -> list[Finding]:
+    """Find what a plugin marks as a hook and no hook is: misspelt, it would never be called."""
+    known = sorted(name for name, value in vars(hooks).items() if hasattr(value, f"{hooks.PROJECT}_spec"))
+    expected = "one of: " + ", ".join(known)
+    return [
+        Finding(("plugins", id), f"it has the hook {name!r}, and there is none", None, expected, nearest(name, known))
+        for name in sorted(caller.name for caller in manager.get_hookcallers(plugin) or () if not caller.has_spec())
     ]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
-from litestar import Litestar
 from prometheus_client import CollectorRegistry
 
 from openclaw_gateway import __version__, hooks
@@ -22,7 +21,7 @@ from openclaw_gateway.config.document import StepSettings
 from openclaw_gateway.config.layers import Layers, TomlFile
 from openclaw_gateway.config.problems import Problem
 from openclaw_gateway.errors import ConfigError, StartFailed
-from openclaw_gateway.gaps import raised, refused_routes, unknown_meters
+from openclaw_gateway.gaps import raised, refused_routes, unknown_hooks, unknown_meters
 from openclaw_gateway.hooks import HealthCheck
 from openclaw_gateway.host import Host
 from openclaw_gateway.loader import Loaded, load
@@ -36,8 +35,7 @@ from openclaw_gateway.pipeline import (
     plans_by_meter,
     stage_seconds,
 )
-from openclaw_gateway.response import render_error
-from openclaw_gateway.routes import Route, bound_routes
+from openclaw_gateway.routes import Route, application, bound_routes
 from openclaw_gateway.runner import Runner
 from openclaw_gateway.serving import listeners
 from openclaw_gateway.serving.addresses import Peers, networks_of
@@ -91,13 +89,7 @@ class Gateway:
         self._implementations = {id: implementations(self._hooks, p) for id, p in self.instances.items()}
         self._refuse([f for id, found in self._implementations.items() for f in misfits(id, found)])
         self.steps = self._steps()
-        self.app = Litestar(
-            route_handlers=[h for found in self._each("routes") for h in found],
-            openapi_config=None,
-            logging_config=None,
-            request_max_body_size=None,
-            exception_handlers={Exception: render_error},
-        )
+        self.app = application([h for found in self._each("routes") for h in found])
         #: one runner for the public listener, one for that of operations; without the latter they are the same
         self.routes, self.proofs, self.runner, self.operations = self._compile()
         self.health_checks: list[HealthCheck] = [c for found in self._each("health") for c in found]
@@ -214,10 +206,10 @@ class Gateway:
                 findings.append(raised(definition.id, "its constructor", error))
             else:
                 self.instances[definition.id] = instance
+                findings += unknown_hooks(definition.id, instance, self._hooks)
         used = {d.id: (d.use, self.instances.get(d.id)) for d in loaded.definitions}
         findings += listeners.findings(loaded.document.gateway, self.config_dir, used)
         self._refuse(findings, problems)
-        self._hooks.check_pending()
 
     def _steps(self) -> list[Step]:
         settings = self.document.steps
@@ -274,7 +266,7 @@ class Gateway:
         for id, found in self._implementations.items():
             if hook in found:
                 try:
-                    answers.append(found[hook]())
+                    answers.append(list(found[hook]()))
                 except (ConfigError, StartFailed):
                     raise
                 except Exception as error:  # noqa: BLE001 - as above

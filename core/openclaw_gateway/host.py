@@ -65,6 +65,8 @@ class Host:
 
     def get(self, id: str, capability: type[T]) -> T:
         """Return the plugin `id`, which must be named in a config field by `needs(capability)`."""
+        if id not in self._instances and id not in (*self.document.plugins, *self.settings.pipeline):
+            raise ValueError(f"it asks for the plugin {id!r}, which the configuration does not have")
         instance = self._instances[id]
         if not isinstance(instance, capability):
             raise TypeError(f"plugin {id!r} is no {capability.__name__}")

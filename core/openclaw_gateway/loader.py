@@ -17,6 +17,7 @@ from openclaw_gateway.config.layers import FromEnvironment, Layers
 from openclaw_gateway.config.problems import Problem
 from openclaw_gateway.config.settle import settled
 from openclaw_gateway.config.units import Secret, decoder
+from openclaw_gateway.exchange import Fact
 from openclaw_gateway.facts import PRINCIPAL, TIER
 from openclaw_gateway.pipeline import misordered
 from openclaw_gateway.references import capabilities_of, lacking, located
@@ -119,7 +120,7 @@ class _Load:
                 table = settled(table, config_type)
                 try:
                     findings = collect(table, config_type, path=("plugins", id), dec_hook=self.dec_hook)
-                except TypeError as error:
+                except (TypeError, NotImplementedError) as error:
                     self.report([Finding(("plugins", id), f"the plugin's Config is not usable: {error}")])
                     continue
                 secret = {f.name for f in msgspec.structs.fields(config_type) if _mentions(f.type, Secret)}
@@ -155,11 +156,17 @@ class _Load:
             self.report([Finding(keys, message, expected="one of them installed")])
             return None
         try:
-            return offered[0].load()
+            found = offered[0].load()
         except Exception as error:  # noqa: BLE001 - whatever a foreign module raises is the operator's to see
             message = f'"{use}" cannot be imported from {offered[0].value}: {type(error).__name__}: {error}'
             self.report([Finding(keys, message)])
             return None
+        odd = [fact for name in ("requires", "provides") for fact in getattr(found, name, ()) if type(fact) is not Fact]
+        if odd:
+            message = f'"{use}" requires or provides what is no fact: {odd[0]!r}'
+            self.report([Finding(keys, message, expected="a Fact, PRINCIPAL say")])
+            return None
+        return found
 
     def check_order(self, order: list[str], definitions: Mapping[str, Definition], insecure_dev: bool) -> None:
         for i, id in enumerate(order):

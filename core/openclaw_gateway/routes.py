@@ -6,13 +6,16 @@ OpenAPI document is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
 from litestar import Litestar
+from litestar.exceptions import LitestarException
 from litestar.routes import ASGIRoute, HTTPRoute, WebSocketRoute
 
+from openclaw_gateway.config.problems import Problem
+from openclaw_gateway.errors import ConfigError
 from openclaw_gateway.meters import REQUESTS, Meter
 
 Access = Literal["public", "optional", "authenticated"]
@@ -69,6 +72,23 @@ def declared(
     if meters is None:
         meters = (REQUESTS,) if access == "authenticated" else ()
     return {"opt": {_OPT: Route(access=access, meters=meters, **fields)}}
+
+
+def application(handlers: Iterable[Any]) -> Litestar:
+    """Return the application of all handlers. Raises ConfigError where they cannot stand beside one another."""
+    from openclaw_gateway.response import render_error
+
+    try:
+        return Litestar(
+            route_handlers=list(handlers),
+            openapi_config=None,
+            logging_config=None,
+            request_max_body_size=None,
+            exception_handlers={Exception: render_error},
+        )
+    except LitestarException as error:
+        message = f"the routes of the plugins do not fit together: {error.detail}"
+        raise ConfigError([Problem(origin="plugins", path="", message=message)]) from error
 
 
 class Bound(msgspec.Struct, frozen=True):
