@@ -161,3 +161,10 @@ def test_what_the_commands_make_opens_a_served_gateway(config):
             assert (await ask(**{"X-API-Key": key["key"]}))[0] == 401
 
     asyncio.run(scenario())
+
+
+def test_nothing_is_made_that_has_expired_before_it_is_shown(config):
+    whose = ("--org", "acme", "--user", "ada", "--tier", "teams")
+    for command, option in ((("keys", "create"), "--expires"), (("token",), "--ttl")):
+        refused = run(config, *command, *whose, option, "0s", status=2)
+        assert "expected more than no time at all" in refused.output

@@ -43,10 +43,15 @@ def seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> fl
     """Read an option that is a length of time, "10m" say; for `callback`."""
     from openclaw_gateway.config.units import Duration
 
+    if value is None:
+        return None
     try:
-        return None if value is None else float(Duration.parse(value))
+        found = float(Duration.parse(value))
     except ValueError as error:
         raise click.BadParameter(str(error), ctx, param) from None
+    if not found:
+        raise click.BadParameter("expected more than no time at all", ctx, param)
+    return found
 
 
 def located(config: Path | None) -> tuple[Path, bool]:
