@@ -365,6 +365,18 @@ async def test_refused_and_shadowed_charges_say_that_there_is_nothing_to_correct
     assert (await backend.admit(Take(rate(), "-")))[0].at == backend.clock.ms
 
 
+async def test_an_estimate_that_this_process_counted_without_the_store_is_corrected_here(unused_tcp_port: int) -> None:
+    """Each of the two replicas has half of the limit while nothing listens."""
+    take = Take(rate(2000, on_backend_failure="local"), "-", 900)
+    async with counting(f"redis://127.0.0.1:{unused_tcp_port}", replicas=2, timeout=1) as (counters, _):
+        (balance,) = await counters.admit("acme", [take])
+        assert (balance.refused, balance.degraded, balance.used) == (False, True, 900)
+        assert (await counters.admit("acme", [take]))[0].refused
+        await counters.correct("acme", [msgspec.structs.replace(corrected(take, balance, 100), degraded=True)])
+        (after,) = await counters.admit("acme", [take])
+        assert (after.refused, after.used) == (False, 1000)
+
+
 # --- leases -------------------------------------------------------------------------------------
 
 
