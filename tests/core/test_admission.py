@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 
-from openclaw_gateway.api import MESSAGES, PRINCIPAL, TOKENS, Balance, Correction, Limit, Refusal, Reply
+from openclaw_gateway.api import (
+    MESSAGES,
+    PRINCIPAL,
+    SESSION_ID,
+    TOKENS,
+    Balance,
+    Correction,
+    Limit,
+    Refusal,
+    Refused,
+    Reply,
+)
 from openclaw_gateway.errors import StoreUnavailable
 from openclaw_gateway.meters import BUILT_IN
 from openclaw_gateway.plans import Plan
@@ -52,9 +63,8 @@ async def test_a_limit_counts_its_subject_or_does_not_apply(
     fast: Fast, limit: Limit, x: Any, subject: str | None
 ) -> None:
     assert await admission().admit(x, plan((limit, fast)), session="s1") is None
-    ((organization, takes),) = fast.asked
-    assert organization == "acme"
-    assert [take.subject for take in takes] == ([] if subject is None else [subject])
+    expected = [] if subject is None else [("acme", [subject])]
+    assert [(organization, [take.subject for take in takes]) for organization, takes in fast.asked] == expected
 
 
 async def test_a_quota_of_a_session_counts_the_session_and_applies_to_nothing_without_one(durable: Durable) -> None:
@@ -63,6 +73,32 @@ async def test_a_quota_of_a_session_counts_the_session_and_applies_to_nothing_wi
     assert durable.asked == []
     assert await admission().admit(exchange(), limits, session="s1") is None
     assert [take.subject for take in durable.asked[0][1]] == ["s1"]
+
+
+async def test_limits_of_a_session_wait_until_the_request_has_named_it(fast: Fast, durable: Durable) -> None:
+    one, x = admission(), exchange()
+    limits = plan((rate(), fast), (rate("messages", scope="session"), fast), (quota(period="session"), durable))
+    x.route.plans["teams"] = limits
+    assert one.counts_sessions(x)
+    assert await one.admit(x, limits) is None
+    await one.in_session(x, "s1")
+    assert [(take.limit.name, take.subject) for _, takes in fast.asked for take in takes] == [
+        ("ratelimit.requests", "-"),
+        ("ratelimit.messages", "s1"),
+    ]
+    assert [take.subject for _, takes in durable.asked for take in takes] == ["s1"]
+    fast.refuses = {"ratelimit.messages": 1.0}
+    y = exchange()
+    y.route.plans["teams"] = limits
+    with pytest.raises(Refused) as refused:
+        await one.in_session(y, "s2")
+    assert refused.value.refusal.status == 429
+    x = exchange()
+    x.route.plans["teams"] = plan((rate(), fast))
+    fast.asked.clear()
+    assert not one.counts_sessions(x)
+    await one.in_session(x, "s3")
+    assert x[SESSION_ID] == "s3" and fast.asked == []
 
 
 async def test_one_call_asks_an_account_for_all_its_limits_with_the_amount(fast: Fast, durable: Durable) -> None:
@@ -86,7 +122,7 @@ async def test_one_call_asks_an_account_for_all_its_limits_with_the_amount(fast:
 
 def test_takes_that_are_the_same_for_everybody_are_made_once(fast: Fast) -> None:
     x = exchange()
-    for limit, once in ((rate(), True), (rate(scope="user"), False), (lease(), False), (rate(period="session"), False)):
+    for limit, once in ((rate(), True), (rate(scope="user"), False), (lease(), False), (rate(period="session"), True)):
         ((_, takes),) = plan((rate("messages"), fast), (limit, fast)).fast
         first, second = (takes.of(x, x[PRINCIPAL], None, 1) for _ in range(2))
         assert (first is second) is once, limit
