@@ -173,6 +173,19 @@ async def test_a_second_gateway_on_memory_is_refused_and_the_first_goes_on_to_be
     assert said.startswith("no gateway serves this configuration")
 
 
+async def test_reload_finds_who_still_serves_where_the_last_one_was_killed(tmp_path: Path) -> None:
+    config, _ = files(tmp_path)
+    reloads, data = Reloads(), tmp_path / ".openclaw"
+    async with present(data, reloads, Reloads(), files=(config, tmp_path), watch=0):
+        with Other(data) as killed:
+            pass
+        assert (data / PID_FILE).read_text() == str(killed.pid)
+        command = [*COMMAND, "reload", "--config", str(config)]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout) == (0, "reloaded: generation 2\n")
+    assert reloads.count == 1
+
+
 async def test_changed_contents_are_a_reload_and_a_touch_is_none(tmp_path: Path) -> None:
     config, tiers = files(tmp_path)
     reloads = Reloads()

@@ -27,13 +27,13 @@ def reload(config: Path | None, as_json: bool, dry_run: bool, wait: float) -> No
 
     folder = _folder(config)
     try:
-        pid = int((folder / PID_FILE).read_text())
-        if pid not in serving(folder):
-            raise ProcessLookupError(pid)  # killed, and its number may be another program's by now
+        pid, alive = int((folder / PID_FILE).read_text()), serving(folder)
+        if pid not in alive:  # killed, and its number may be another program's by now
+            pid = alive[0]
         outcome = folder / (REHEARSAL_FILE if dry_run else OUTCOME_FILE)
         outcome.unlink(missing_ok=True)
         os.kill(pid, signal.SIGUSR1 if dry_run else signal.SIGHUP)
-    except (OSError, ValueError):
+    except (OSError, ValueError, IndexError):
         click.echo(f"no gateway serves this configuration (no process by {folder / PID_FILE})", err=True)
         sys.exit(WRONG_USE)
     deadline = time.monotonic() + wait
