@@ -20,7 +20,7 @@ from openclaw_gateway.api import (
     Reply,
 )
 from openclaw_gateway.errors import StoreUnavailable
-from openclaw_gateway.meters import BUILT_IN
+from openclaw_gateway.meters import BUILT_IN, MOST
 from openclaw_gateway.plans import Plan
 
 from .admission_kit import Durable, Fast, Guarding, admission, exchange, lease, plan, quota, rate
@@ -448,6 +448,10 @@ def test_a_balance_says_what_is_left_and_when_it_is_whole_again() -> None:
 )
 def test_a_limit_says_the_most_it_admits(limit: Limit, bound: int, capacity: int, burst: int) -> None:
     assert (limit.bound(), limit.capacity(), limit.effective_burst()) == (bound, capacity, burst)
+
+
+def test_the_largest_amount_is_a_whole_number_everywhere() -> None:
+    assert MOST == 999_999_999_999_999 < 2**53
 
 
 def test_the_built_in_meters_and_which_of_them_every_tier_must_limit() -> None:

@@ -59,7 +59,11 @@ TARGETS = (
     Target(f"{_CORE}/plans.py", ("tests/core/test_admission.py",)),
     Target(f"{_CORE}/meters.py", (*_LIMITS, "tests/core/test_admission.py", *_COUNTERS), "not valkey"),
     Target(f"{_CORE}/receipt.py", ("tests/core/test_admission.py",)),
-    Target(f"{_CORE}/tiers.py", ("tests/core/test_bad_tiers.py", "tests/plugins/test_tier.py")),
+    Target(
+        f"{_CORE}/tiers.py",
+        ("tests/core/test_bad_tiers.py", "tests/plugins/test_tier.py", "tests/plugins/test_session_limits.py"),
+        "bad_tiers or test_tier or stops_the_start",
+    ),
     Target(
         f"{_CORE}/pipeline.py",
         (*(f"tests/core/test_{name}.py" for name in ("pipeline", "golden", "exchange", "runner")),),
@@ -104,6 +108,13 @@ EQUIVALENT = (
         "if share >= self._share or organization == self._organization or now >= self._until:",
         "if share > self._share or organization == self._organization or now >= self._until:",
         "of two organisations that have used the same either may be the one that is remembered",
+    ),
+    Equivalent(
+        f"{_PLUGINS}/ratelimit.py",
+        "_LowWater.see",
+        "if share < self._now:",
+        "if share <= self._now:",
+        "the lowest, replaced by its equal, is the same",
     ),
     # --- what is looked at is thrown away, or cannot be -------------------------------------------
     Equivalent(
