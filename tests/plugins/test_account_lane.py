@@ -12,6 +12,9 @@ from openclaw_gateway.api import Hold, Limit, StoreBusy, StoreUnavailable, Take
 from openclaw_plugins.accounts.lane import Lane, Works
 from openclaw_plugins.accounts.work import Reservation, Settlement
 
+#: whoever is forgotten here waits for ever
+pytestmark = pytest.mark.timeout(15)
+
 TAKE = Take(Limit(name="quota.messages", meter="messages", kind="quota", limit=100), "-")
 
 
