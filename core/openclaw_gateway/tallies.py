@@ -45,8 +45,7 @@ class Tally:
         """Return the series of these values of the labels, in their order. Raises ValueError where they do not fit."""
         series = self._series.get(values)
         if series is None:
-            _fit(values, self._labelnames)
-            series = self._series[values] = Count()
+            series = self._series[_fitting(values, self._labelnames)] = Count()
         return series
 
     def describe(self) -> Iterable[CounterMetricFamily]:
@@ -103,8 +102,7 @@ class Spread:
         """Return the series of these values of the labels, in their order. Raises ValueError where they do not fit."""
         series = self._series.get(values)
         if series is None:
-            _fit(values, self._labelnames)
-            series = self._series[values] = Observed(self._bounds)
+            series = self._series[_fitting(values, self._labelnames)] = Observed(self._bounds)
         return series
 
     def describe(self) -> Iterable[HistogramMetricFamily]:
@@ -122,6 +120,7 @@ class Spread:
         return [family]
 
 
-def _fit(values: tuple[str, ...], labels: tuple[str, ...]) -> None:
+def _fitting(values: tuple[str, ...], labels: tuple[str, ...]) -> tuple[str, ...]:
     if len(values) != len(labels):
         raise ValueError(f"expected a value for each of the labels {labels}, and got {len(values)}")
+    return tuple(str(value) for value in values)  # the name of a table, say, is a string of SQLAlchemy's own kind

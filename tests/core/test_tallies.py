@@ -52,6 +52,18 @@ def test_without_labels_there_is_a_series_from_the_start() -> None:
     assert registry.get_sample_value("took_seconds_bucket", {"le": "1.0"}) == 1
 
 
+def test_values_of_labels_are_plain_strings_whatever_they_were() -> None:
+    class Name(str):
+        __slots__ = ()
+
+    registry = CollectorRegistry()
+    tally = Tally("done_total", "What was done.", ("who",), registry=registry)
+    tally.labels(Name("ada")).inc()
+    tally.labels("ada").inc()
+    [sample] = [sample for family in registry.collect() for sample in family.samples]
+    assert (type(sample.labels["who"]), sample.value) == (str, 2)
+
+
 def test_a_name_is_taken_once() -> None:
     registry = CollectorRegistry()
     Tally("done_total", "What was done.", registry=registry)

@@ -164,7 +164,7 @@ class Ledger:
         found, now = self._statements.lock(keys)
         for key, used, held, tier, announced in found:
             self.rows[key] = Row(used, held, tier, announced)
-        return now
+        return None if now is None else aware(now)
 
     def _fits(self, key: Key, amount: int, take: Take) -> bool:
         row = self.rows[key]

@@ -8,7 +8,7 @@ written with SQLAlchemy, beside its use. Times are in UTC; ids of holds are thos
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -68,7 +68,10 @@ class Statements(Protocol):
     """The statements on one connection, in the transaction that is open there."""
 
     def lock(self, keys: Sequence[Key]) -> tuple[list[Locked], datetime | None]:
-        """Lock the usage rows that there are, in the order of their keys; with the store's time, if there is one."""
+        """Lock the usage rows that there are, in the order of their keys; with the store's time, if there is one.
+
+        SQLite's has no time zone: it is UTC.
+        """
         ...
 
     def make(self, keys: Sequence[Key], now: datetime) -> None:
@@ -104,7 +107,7 @@ class OnSqlite:
             _LOCK_ON_SQLITE.replace("(keys)", ", ".join(["(?, ?, ?, ?)"] * len(keys))),
             tuple(part for key in keys for part in key),
         ).all()
-        now = datetime.fromisoformat(found[0][8]).replace(tzinfo=UTC) if found else None
+        now = datetime.fromisoformat(found[0][8]) if found else None
         return [Locked((row[0], row[1], row[2], row[3]), *row[4:8]) for row in found], now
 
     def make(self, keys: Sequence[Key], now: datetime) -> None:
