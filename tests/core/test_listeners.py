@@ -34,7 +34,13 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of a test")])
         constraints = x509.BasicConstraints(ca=True, path_length=0)
-        own = self._builder(self._name, self._key).add_extension(constraints, critical=True)
+        others = "digital_signature content_commitment key_encipherment data_encipherment key_agreement crl_sign"
+        signs = dict.fromkeys([*others.split(), "encipher_only", "decipher_only"], False)
+        own = (
+            self._builder(self._name, self._key)
+            .add_extension(constraints, critical=True)
+            .add_extension(x509.KeyUsage(key_cert_sign=True, **signs), critical=True)
+        )
         self.file = folder / "authority.pem"
         self.file.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
