@@ -103,7 +103,7 @@ class Runner:
             else:
                 await response.answer(reply)
         except (asyncio.CancelledError, Disconnected):
-            # Only the server cancels us, at the end of a drain: the exchange is completed as cut, and that is all.
+            # The client left, or the server cancels us at the end of a drain: completed as cut, and that is all.
             x.outcome.disconnected = True
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the client gets a clean 500
             await self._fault(x, response, error)

@@ -8,7 +8,18 @@ from typing import Any
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from openclaw_gateway.api import PRINCIPAL, TIER, Balance, Exchange, Host, Principal, ResponseHead, Route, Tier
+from openclaw_gateway.api import (
+    MESSAGES,
+    PRINCIPAL,
+    TIER,
+    Balance,
+    Exchange,
+    Host,
+    Principal,
+    ResponseHead,
+    Route,
+    Tier,
+)
 from openclaw_gateway.config.document import Document, GatewaySettings
 from openclaw_gateway.pipeline import CompiledRoute
 from openclaw_gateway.receipt import Receipt
@@ -55,6 +66,14 @@ class Setting:
 
     def charges(self, tier: str, *meters: Any) -> list[Any]:
         return list(self.plugin.charges(Route(access="authenticated", meters=meters), self.tiers[tier]))
+
+    def is_asked_where_anything_is_metered(self) -> None:
+        for route, asked in (
+            (Route(access="authenticated", meters=(MESSAGES,)), True),
+            (Route(access="authenticated", message_meters=(MESSAGES,)), True),
+            (Route(access="authenticated"), False),
+        ):
+            assert self.plugin.applies(route) is asked
 
     def limit(self, tier: str, *meters: Any) -> Any:
         (charge,) = self.charges(tier, *meters)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from plugins.limits_kit import Setting
 
-from openclaw_gateway.api import MESSAGES, REQUESTS, SESSIONS, WS_CONNECTIONS, Route
+from openclaw_gateway.api import REQUESTS, SESSIONS, WS_CONNECTIONS
 from openclaw_plugins.concurrency import Concurrency
 
 TABLES = {"teams": {"sessions": {"limit": 20}, "ws_connections": {"limit": 20, "scope": "user"}}}
@@ -35,12 +35,7 @@ def test_what_lives_as_long_as_a_stored_thing_is_a_lease_in_the_durable_account(
 
 
 def test_it_is_asked_where_anything_is_metered(setting: Setting) -> None:
-    for route, asked in (
-        (Route(access="authenticated", meters=(MESSAGES,)), True),
-        (Route(access="authenticated", message_meters=(MESSAGES,)), True),
-        (Route(access="authenticated"), False),
-    ):
-        assert setting.plugin.applies(route) is asked
+    setting.is_asked_where_anything_is_metered()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from plugins.limits_kit import Setting
 
-from openclaw_gateway.api import MESSAGES, SESSIONS, SKILLS, Balance, Outcome, QuotaEvent, Route
+from openclaw_gateway.api import MESSAGES, SESSIONS, SKILLS, Balance, Outcome, QuotaEvent
 from openclaw_plugins.quota import Quota
 
 TABLES = {
@@ -36,12 +36,7 @@ def test_it_charges_the_durable_account(setting: Setting) -> None:
 
 
 def test_it_is_asked_where_anything_is_metered(setting: Setting) -> None:
-    for route, asked in (
-        (Route(access="authenticated", meters=(MESSAGES,)), True),
-        (Route(access="authenticated", message_meters=(MESSAGES,)), True),
-        (Route(access="authenticated"), False),
-    ):
-        assert setting.plugin.applies(route) is asked
+    setting.is_asked_where_anything_is_metered()
 
 
 def test_a_quota_of_a_session_counts_each_session_by_itself(setting: Setting) -> None:
