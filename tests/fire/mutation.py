@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -230,8 +231,7 @@ def sample(shape: Any, known: Mapping[str, Any]) -> dict[str, Any] | None:
     """A body of a Struct: its fields by name, from what is known to be good."""
     if shape is None:
         return None
-    names = [field.encode_name for field in msgspec.structs.fields(shape)]
-    return {name: known.get(name, "x") for name in names if name in known or not _optional(shape, name)}
+    return {name: known.get(name, "x") for name, required in _fields(shape) if name in known or required}
 
 
 def percent(rng: random.Random, part: str) -> bytes:
@@ -248,8 +248,10 @@ def percent(rng: random.Random, part: str) -> bytes:
     return bytes(b for b in data if b not in b" \r\n\x00") or b"-"
 
 
-def _optional(shape: Any, name: str) -> bool:
-    return any(field.encode_name == name and not field.required for field in msgspec.structs.fields(shape))
+@cache
+def _fields(shape: Any) -> list[tuple[str, bool]]:
+    """Name and whether it is required of each field; msgspec resolves the types anew each time that it is asked."""
+    return [(field.encode_name, field.required) for field in msgspec.structs.fields(shape)]
 
 
 def _spots(tree: Any) -> list[tuple[Any, Any]]:

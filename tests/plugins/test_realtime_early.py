@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from errno import ENOTCONN
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,28 @@ async def test_a_broken_frame_with_the_handshake_ends_it_behind_the_answer(here:
     assert found.status == 101
     assert await found.close_code() == 1002
     writer.close()
+
+
+async def test_a_peer_that_resets_the_connection_behind_a_broken_frame_is_nobodys_fault(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel may have its reset before we end our side; the loop's transport raises what the kernel says then."""
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    asked: list[object] = []
+
+    def write_eof(transport: object) -> None:
+        asked.append(transport)
+        raise OSError(ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr("asyncio.selector_events._SelectorSocketTransport.write_eof", write_eof)
+    # more than is parsed in one turn, so that the loop itself calls what parses the broken frame
+    ahead = [frame(PING, b"?" * 100)] * 200
+    found, writer = await _sent(here, [b"%s" + b"".join(ahead) + frame(TEXT, b"\x96")], await here.session())
+    assert found.status == 101
+    assert await found.close_code() == 1007
+    writer.close()
+    assert asked and not told
 
 
 async def test_nothing_of_it_is_answered_where_the_handshake_is_refused(here: Place) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from uvicorn.protocols.utils import ClientDisconnected
@@ -196,7 +197,8 @@ class Socket(WebSocketsSansIOProtocol):
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            with suppress(OSError):  # the peer may have reset the connection, and the kernel knows before we do
+                self.transport.write_eof()
         self._ahead = b""
         self.read_paused = False
         self.transport.resume_reading()
