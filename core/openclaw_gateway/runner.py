@@ -276,7 +276,7 @@ class Runner:
             return self._unmatched, not_found("no WebSocket here")
         return compiled, None
 
-    async def message(self, parent: Exchange) -> tuple[Exchange, Refusal | None]:
+    async def message(self, parent: Exchange, *, metered: bool = True) -> tuple[Exchange, Refusal | None]:
         """Pass one WebSocket message through `on_message` and admission; the caller then calls `complete`.
 
         The exchange inherits the facts of the handshake. A refusal becomes an `error` frame.
@@ -289,7 +289,7 @@ class Runner:
             if reply is not None:
                 refusal = reply if isinstance(reply, Refusal) else internal_error()
                 return x, noted(x, refusal)
-        if route.message_plans:
+        if metered and route.message_plans:
             refused = await self._admission.admit(x, route.message_plans[x[TIER].name])
             if refused is not None:
                 return x, noted(x, refused)

@@ -122,6 +122,32 @@ async def test_a_waiting_turn_can_be_cancelled(tmp_path: Path) -> None:
         assert (await said(socket, "message"))["ref"] == "a"
 
 
+async def test_who_is_over_the_rate_can_still_stop_a_turn_but_once_each(tmp_path: Path) -> None:
+    tier = (Path(__file__).parents[2] / "tiers" / "teams.toml").read_text()
+    few = tier.replace("limit = 1_000\n", "limit = 2\n", 1)
+    assert "every WebSocket message from a client\nlimit = 2\n" in few
+    edit = {"plugins.realtime.turns": 1}
+    async with place(tmp_path, tier="teams", edit=edit, tiers={"teams": few}) as here:
+        here.upstream.script = slowly(words=500)
+        async with here.connect(await here.session()) as socket:
+            await say(socket, "message", id="runs", content="go", model="slow", stream=True)
+            await said(socket, "stream")
+            await say(socket, "message", id="waits", content="go", model="slow")
+            await say(socket, "ping")
+            assert (await said(socket, "error"))["code"] == "RATE_LIMIT_EXCEEDED"
+
+            await say(socket, "cancel", ref="waits")
+            error = await said(socket, "error")
+            assert (error["code"], error["ref"]) == ("CANCELLED", "waits")
+            for _ in range(2):  # the second, of what is cut already, is a frame like every other
+                await say(socket, "cancel", ref="runs")
+            await say(socket, "cancel", ref="nothing")
+            answers = [await said(socket, "error", "message") for _ in range(3)]
+    codes = sorted((answer.get("code", "(answered)"), answer.get("ref", "")) for answer in answers)
+    assert codes == [("(answered)", "runs"), ("RATE_LIMIT_EXCEEDED", "nothing"), ("RATE_LIMIT_EXCEEDED", "runs")]
+    assert next(a for a in answers if a["type"] == "message")["metadata"]["cut"] == "cancelled"
+
+
 async def test_an_upstream_that_dies_is_told_and_never_done(here: Place) -> None:
     session = await here.session()
     here.upstream.script = [event(chunk("half ")), event(chunk("an answer")), Cut]

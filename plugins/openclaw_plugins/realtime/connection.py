@@ -235,10 +235,14 @@ class Connection:
         frame = read(text)
         self._numbers.frame("inbound", "invalid" if isinstance(frame, Unreadable) else tag(frame))
         runner = self._host.gateway.runner
-        x, refused = await runner.message(self.x)
+        # Who may send no more can still stop what runs: once a turn, so no more often than turns were admitted.
+        stops = isinstance(frame, Cancel) and self._turns.cancel(frame.ref)
+        x, refused = await runner.message(self.x, metered=not stops)
         x.outcome.status = 200
         ref = frame.id if isinstance(frame, SendMessage) else getattr(frame, "ref", None)
-        if refused is None:
+        if stops:
+            refused = None  # it is done
+        elif refused is None:
             if isinstance(frame, Unreadable):
                 refused = frame.refusal
             elif isinstance(frame, SendMessage):
@@ -246,7 +250,7 @@ class Connection:
                 if refused is None:
                     return  # the turn completes its exchange
             elif isinstance(frame, Cancel):
-                refused = None if self._turns.cancel(frame.ref) else not_found("no such turn runs here")
+                refused = None if self._turns.has(frame.ref) else not_found("no such turn runs here")
             elif isinstance(frame, Resume):
                 refused = await self._resume(frame.last_seq)
             else:

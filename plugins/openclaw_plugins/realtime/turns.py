@@ -54,7 +54,7 @@ class SocketTurns:
     def add(self, connection: Connection, x: Exchange, frame: SendMessage, *, size: int) -> Refusal | None:
         """Start the turn, or put it in line; the turn then completes the exchange. A refusal leaves that to you."""
         ref = frame.id if frame.id is not None else str(uuid7())
-        if ref in self._running or ref in self._waiting:
+        if self.has(ref):
             return conflict("a turn with this id runs already")
         turn = Turn(self, self._turns, connection, x, frame, ref, self._session_id, size)
         if len(self._running) < self._turns.at_once:
@@ -73,12 +73,15 @@ class SocketTurns:
         self._waiting_bytes = bytes
         return None
 
+    def has(self, ref: str) -> bool:
+        """Whether this turn runs or waits here; one that was cut runs until it has ended."""
+        return ref in self._running or ref in self._waiting
+
     def cancel(self, ref: str) -> bool:
-        """Cut a turn that runs, or take one out of the line."""
+        """Cut a turn that runs, or take one out of the line; say whether this did it, for nothing is cut twice."""
         turn = self._running.get(ref)
         if turn is not None:
-            turn.cancel("cancelled")
-            return True
+            return turn.cancel("cancelled")
         turn = self._waiting.get(ref)
         if turn is None:
             return False
@@ -183,11 +186,13 @@ class Turn:
         #: why it was taken out of the line
         self.refused: Refusal | None = None
 
-    def cancel(self, why: str) -> None:
-        if self._cut is None:
-            self._cut = why
-            if self._turn is not None:
-                self._turn.cancel(why)
+    def cancel(self, why: str) -> bool:
+        if self._cut is not None:
+            return False
+        self._cut = why
+        if self._turn is not None:
+            self._turn.cancel(why)
+        return True
 
     async def run(self) -> None:
         host, outcome = self._all.host, self.x.outcome
