@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from openclaw_gateway.config.document import DeclaredSkill, Document, Model
+from openclaw_gateway.config.document import DeclaredSkill, Document, Model, PluginConfig
 from openclaw_gateway.config.layers import FromEnvironment, Layers
 from openclaw_gateway.config.problems import Problem
 from openclaw_gateway.config.settle import settled
@@ -166,6 +166,11 @@ class _Load:
             message = f'"{use}" requires or provides what is no fact: {odd[0]!r}'
             self.report([Finding(keys, message, expected="a Fact, PRINCIPAL say")])
             return None
+        for name in ("Config", "Limits"):
+            table = getattr(found, name, PluginConfig)
+            if not (isinstance(table, type) and issubclass(table, PluginConfig)):
+                message = f'the {name} of "{use}" is no PluginConfig: what is misspelt in it would be passed over'
+                self.report([Finding(keys, message, expected="a subclass of openclaw_gateway.api.PluginConfig")])
         return found
 
     def check_order(self, order: list[str], definitions: Mapping[str, Definition], insecure_dev: bool) -> None:

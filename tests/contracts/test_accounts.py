@@ -223,6 +223,29 @@ async def test_a_commit_in_a_transaction_that_fails_charges_nothing(stores: Stor
     assert await columns(stores) == [(1, 0)]
 
 
+async def test_a_release_in_a_transaction_gives_the_place_back_if_and_only_if_it_commits(stores: Stores) -> None:
+    _, holds = await stores.accounts.reserve("acme", [take(LEASE)])
+    await stores.accounts.commit(holds, lives_until=datetime.now(UTC) + timedelta(hours=1), holder="s1")
+    with pytest.raises(RuntimeError):
+        async with stores.database.transaction("acme", operation="update", table="t") as connection:
+            await stores.accounts.release("acme", "sessions", "s1", transaction=connection)
+            raise RuntimeError
+    assert await used(stores, LEASE) == 1
+    async with stores.database.transaction("acme", operation="update", table="t") as connection:
+        await stores.accounts.release("acme", "sessions", "s1", transaction=connection)
+    assert await used(stores, LEASE) == 0
+
+
+async def test_what_is_on_its_way_when_it_closes_is_done_first(config: dict[str, Any], tmp_path: Path) -> None:
+    async with Stores(tmp_path, config, {}).opened() as stores:
+        _, holds = await stores.accounts.reserve("acme", [take(QUOTA, 7)])
+        charge = asyncio.create_task(stores.accounts.commit(holds))
+        await asyncio.sleep(0)  # the lane has it, and has not begun
+    assert charge.done() and charge.exception() is None
+    async with Stores(tmp_path, config, {}).opened() as later:
+        assert await columns(later) == [(7, 0)]
+
+
 async def test_the_first_work_of_a_connection_is_in_its_transaction_too(config: dict[str, Any], tmp_path: Path) -> None:
     async with Stores(tmp_path, config, {}).opened() as one, Stores(tmp_path, config, {}).opened() as fresh:
         _, holds = await one.accounts.reserve("acme", [take(QUOTA)])

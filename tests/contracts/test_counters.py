@@ -377,6 +377,31 @@ async def test_an_estimate_that_this_process_counted_without_the_store_is_correc
         assert (after.refused, after.used) == (False, 1000)
 
 
+async def test_an_admission_that_comes_again_is_encoded_once_in_valkey_for_each_organisation(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openclaw_plugins.counters.redis._KEPT", 2)
+    async with counting(valkey_url, timeout=5) as (counters, redis):
+        encoded = []
+        prepare = redis.prepare
+        monkeypatch.setattr(redis, "prepare", lambda *given: encoded.append(given) or prepare(*given))
+        plan, other = (Take(rate(), "-"),), (Take(rate(), "-"), Take(rate(name="ratelimit.other"), "-"))
+        for used, (organization, takes) in enumerate([("a", plan), ("a", plan), ("a", other), ("a", plan)], 1):
+            assert (await counters.admit(organization, takes))[0].used == used
+        assert len(encoded) == 2
+        assert [balance.used for balance in await counters.admit("b", other)] == [1, 1]
+        assert len(encoded) == 3
+        # It has kept two: the first of them went. And those of one holder do not come again.
+        assert (await counters.admit("a", other))[1].used == 2
+        assert len(encoded) == 3
+        for holder in ("one", "two", "three"):
+            await counters.admit("a", (holding(lease(5), holder),))
+        assert (await counters.admit("a", other))[1].used == 3
+        assert len(encoded) == 6
+        assert (await counters.admit("a", plan))[0].used == 7
+        assert len(encoded) == 7
+
+
 # --- leases -------------------------------------------------------------------------------------
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from socket_kit import place
+from sqlalchemy import select, update
 
-from openclaw_gateway.api import Limit, QuotaEvent, Take
+from openclaw_gateway.api import Limit, QuotaEvent, StoreUnavailable, Take
+from openclaw_plugins.accounts.outbox import Outbox
+from openclaw_plugins.accounts.tables import quota_events
 
 from .conftest import Stores
 
@@ -165,6 +169,66 @@ async def test_an_event_of_a_dead_replica_is_told_by_the_next(config: dict[str, 
         await connection.exec_driver_sql("UPDATE openclaw_quota_events SET claimed_until = created_at")
     async with listening(tmp_path, config, listener).opened():
         await until(lambda: listener.heard)
+
+
+async def test_an_event_is_told_at_once_and_then_nothing_is_looked_for(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener, looks = Listener(), []
+    deliver = Outbox.deliver
+
+    async def counted(outbox: Outbox) -> int:
+        looks.append(await deliver(outbox))
+        return looks[-1]
+
+    monkeypatch.setattr(Outbox, "deliver", counted)
+    async with listening(tmp_path, config, listener, deliver_every=600).opened() as stores:
+        await until(lambda: looks)
+        await charge(stores, 8)
+        await until(lambda: listener.heard)
+        await asyncio.sleep(0.5)
+    assert sum(looks) == 1 and len(looks) <= 3
+
+
+async def test_a_store_that_fails_for_a_moment_is_asked_again_and_told_of(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener, failures = Listener(), [StoreUnavailable("sql", "gone")]
+    deliver = Outbox.deliver
+
+    async def failing(outbox: Outbox) -> int:
+        if failures:
+            raise failures.pop()
+        return await deliver(outbox)
+
+    monkeypatch.setattr(Outbox, "deliver", failing)
+    async with listening(tmp_path, config, listener).opened() as stores:
+        await charge(stores, 8)
+        await until(lambda: listener.heard)
+    assert sum(record.message == "quota events could not be delivered" for record in caplog.records) == 1
+
+
+async def test_what_was_told_is_forgotten_after_forty_days_and_what_was_not_never(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    listener = Listener()
+    async with listening(tmp_path, config, listener).opened() as stores:
+        for organization in ("young", "old"):
+            await charge(stores, 8, organization=organization)
+        await until(lambda: len(listener.heard) == 2)
+    async with Stores(tmp_path, config, {}).opened() as stores:
+        await charge(stores, 8, organization="untold")
+        for organization, days in (("young", 39), ("old", 41), ("untold", 41)):
+            moment = datetime.now(UTC) - timedelta(days=days)
+            told = {"created_at": moment} if organization == "untold" else {"delivered_at": moment}
+            async with stores.database.transaction(None, operation="update", table="t") as connection:
+                await connection.execute(
+                    update(quota_events).where(quota_events.c.organization_id == organization).values(**told)
+                )
+        await stores.accounts.reap()
+        async with stores.database.transaction(None, operation="select", table="t") as connection:
+            kept = await connection.execute(select(quota_events.c.organization_id))
+            assert {row[0] for row in kept} == {"young", "untold"}
 
 
 async def test_it_reaches_the_log_the_numbers_and_every_open_socket(

@@ -6,6 +6,7 @@ It reads and writes source text only; it neither runs nor judges a mutant.
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 
 import msgspec
 
@@ -15,8 +16,8 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
 
-#: arguments that only guard against the programmer: how a class is made, that two lists are of one length
-_NOT_DECIDING = ("frozen", "kw_only", "slots", "strict")
+#: arguments that decide nothing: how a class is made, that two lists are of one length, where a histogram is cut
+_NOT_DECIDING = ("frozen", "kw_only", "slots", "strict", "buckets")
 
 
 class Mutant(msgspec.Struct, frozen=True):
@@ -32,7 +33,7 @@ class Mutant(msgspec.Struct, frozen=True):
 def places(source: str) -> list[tuple[int, str]]:
     """Every place of a module that can be changed, and how: what `mutant` takes."""
     tree = ast.parse(source)
-    closed = {id(one.value) for one in ast.walk(tree) if isinstance(one, ast.keyword) and one.arg in _NOT_DECIDING}
+    closed = {id(node) for part in _left_alone(tree) for node in ast.walk(part)}
     return [
         (index, kind) for index, node in enumerate(ast.walk(tree)) if id(node) not in closed for kind in _kinds(node)
     ]
@@ -51,6 +52,15 @@ def mutant(source: str, place: tuple[int, str]) -> Mutant:
     lines = zip(whole.splitlines(), changed.splitlines(), strict=True)
     was, becomes = next(pair for pair in lines if pair[0] != pair[1])
     return Mutant(line, _where(scopes, line), was.strip(), becomes.strip(), changed)
+
+
+def _left_alone(tree: ast.Module) -> Iterator[ast.AST]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg in _NOT_DECIDING:
+            yield node.value
+        elif isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "PluginConfig" for base in node.bases):
+            # Defaults and bounds of settings: the reference is made of them, and tests/docs compares it to the letter.
+            yield from (part for part in node.body if isinstance(part, ast.AnnAssign))
 
 
 def _kinds(node: ast.AST) -> list[str]:

@@ -61,6 +61,7 @@ def test_what_is_recorded_is_there() -> None:
 
 def test_a_mutant_is_one_change_in_one_line() -> None:
     source = "def f(a, b):\n    if a < b and g(a, strict=True):\n        g(b)\n    return a + 1\n"
+    source += "class Config(PluginConfig, frozen=True):\n    a: Annotated[int, Meta(ge=1)] = 2\n"
     made = [mutant(source, place) for place in places(source)]
     assert {(one.line, one.where, one.becomes) for one in made} == {
         (2, "f", "if not (a < b and g(a, strict=True)):"),

@@ -78,6 +78,7 @@ class RedisCounters:
         self._ttl = round(config.lease_ttl * 1000)
         self._evicts: str | None = None
         self._fallback = Fallback(host, config.lease_ttl, config.replicas * host.settings.workers)
+        #: by organisation and the identity of its takes, which are kept along so that no others can have it
         self._prepared: dict[tuple[str, int], tuple[Sequence[Take], Prepared]] = {}
         degraded = host.metric(
             Gauge,
@@ -184,7 +185,7 @@ class RedisCounters:
             return self._prepare(organization, takes)
         place = (organization, id(takes))
         kept = self._prepared.get(place)
-        if kept is not None and kept[0] is takes:
+        if kept is not None:
             return kept[1]
         prepared = self._prepare(organization, takes)
         if all(take.lease is None for take in takes):
