@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
+import sysconfig
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -140,9 +141,9 @@ def _workers(run: Run) -> list[str]:
     return [
         "## Workers",
         "",
-        "64 connections, on PostgreSQL and Valkey, each gateway on any core. The load, the upstream and the stores "
-        "have the same cores, so req/s cannot double here. Requests for each second of CPU that the gateway got can "
-        "stay what they are, and then a core more is a core's worth of requests more.",
+        "64 connections for each worker, on PostgreSQL and Valkey, each gateway on any core. The load, the upstream "
+        "and the stores have the same cores, so req/s cannot double here. Requests for each second of CPU that the "
+        "gateway got can stay what they are, and then a core more is a core's worth of requests more.",
         "",
         *_table(HEADER, rows(run.workers)),
         "",
@@ -154,7 +155,8 @@ def _conditions(run: Run) -> list[str]:
     lines = [
         f"- When: {datetime.now(UTC):%Y-%m-%dT%H:%MZ}",
         f"- Machine: {_machine()}; server on the first core, load, upstream and stores on the second",
-        f"- Python {platform.python_version()}; " + ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
+        f"- Python {platform.python_version()}, {_build()}; "
+        + ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
         f"- {run.count} rounds over all subjects in turn, windows of {run.seconds:g} s, medians of the rounds; "
         "no randomness, so no seed: every request is the same",
     ]
@@ -166,6 +168,13 @@ def _conditions(run: Run) -> list[str]:
     lines += [f"- Absent: {name}: {why}" for name, why in run.absent.items()]
     lines += [f"- Failed: {problem}" for problem in problems(run.samples, [s.name for s in run.subjects])]
     return [*lines, ""]
+
+
+def _build() -> str:
+    """How the interpreter says that it was built: without a profile and the linker's help it is far slower."""
+    told = str(sysconfig.get_config_var("CONFIG_ARGS") or "")
+    flags = [flag for flag in ("--enable-optimizations", "--with-lto", "--enable-shared") if flag in told]
+    return f"built with {' '.join(flags)}" if flags else "built with none of the flags that make it fast"
 
 
 def _machine() -> str:

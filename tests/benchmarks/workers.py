@@ -1,5 +1,8 @@
 """One worker beside two, on shared stores: what a request costs when it may come to either.
 
+Two get two times the connections, so that each has as much to do at once as the one has: what a worker does together,
+a write to a store above all, is the cheaper the more of it there is.
+
 On two cores the load, the upstream and the stores take their share of what a second worker could have, so req/s cannot
 double here. What is compared is requests for each second of CPU that the gateway got: where that stays, a core more is
 a core's worth of requests more.
@@ -22,7 +25,8 @@ from benchmarks.subjects import Subject, gateway
 COUNTS = (1, 2)
 #: what workers share beside the stores that every gateway of the table has there
 _SHARED = {"plugins.events.use": "events.redis", "plugins.ws_tickets.redis": "redis"}
-_POINT = Point("plain 64", 64)
+#: connections for each worker
+_EACH = 64
 
 
 class Workers(msgspec.Struct, kw_only=True):
@@ -53,8 +57,9 @@ def all_workers(
         for number in range(count):
             say(f"round {number + 1} of {count}: one worker and two")
             for one, subject in zip(found, subjects, strict=True):
+                point = Point(f"plain {one.count * _EACH}", one.count * _EACH)
                 before = _each(subject, one.count)
-                one.samples.append(sample(subject, _POINT, seconds, Conditions()))
+                one.samples.append(sample(subject, point, seconds, Conditions()))
                 spent = [after - was for after, was in zip(_each(subject, one.count), before, strict=True)]
                 one.least.append(min(spent) / sum(spent))
     return found

@@ -21,7 +21,7 @@ from openclaw_gateway import loader
 from openclaw_gateway.api import MODEL_USE, ModelCall, ModelUse, UpstreamFailed
 from openclaw_gateway.errors import ConfigError
 from openclaw_gateway.testing import build, configuration
-from openclaw_plugins.chat.attempts import Attempts, Candidate, Measures, order_of
+from openclaw_plugins.chat.attempts import Asked, Attempts, Candidate, Measures, order_of
 from openclaw_plugins.chat.lanes import Breaker, Lane
 from openclaw_plugins.chat.requests import Alias
 
@@ -61,7 +61,7 @@ def breaker(now: Callable[[], float] = time.monotonic, failures: int = 5) -> Bre
 def candidate(alias: str, provider: Any, *, lane: Lane | None = None, retries: int = 2, **more: Any) -> Candidate:
     lane = lane or Lane(provider, "p", None, 1.0, breaker())
 
-    def call() -> ModelCall:
+    def call(_: Asked) -> ModelCall:
         return ModelCall(
             model=alias,
             upstream_model=alias,
@@ -83,7 +83,8 @@ def attempts(*candidates: Candidate, total: float = 2.0) -> Attempts:
         Counter("r", "r", ("model", "reason"), registry=registry),
         Counter("f", "f", ("model", "fallback", "reason"), registry=registry),
     )
-    return Attempts(candidates, total, ModelUse(candidates[0].alias, streamed=False), measures)
+    asked = Asked(b"{}", {}, False, None, "acme", None)
+    return Attempts(candidates, asked, total, ModelUse(candidates[0].alias, streamed=False), measures)
 
 
 async def test_the_one_that_answered_is_known() -> None:

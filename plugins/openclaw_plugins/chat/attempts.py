@@ -13,7 +13,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from prometheus_client import Counter
@@ -49,15 +49,26 @@ class _Chunk(msgspec.Struct):
 _chunk = msgspec.json.Decoder(_Chunk).decode
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """What a client asks of whichever model answers."""
+
+    body: bytes
+    request: dict[str, Any]
+    stream: bool
+    request_id: str | None
+    organization: str
+    session_id: str | None
+
+
 class Candidate(msgspec.Struct, frozen=True):
-    """A model that may answer: what it is asked, how often, and how much it takes in."""
+    """A model that may answer: made at boot, one for each. `call` makes what its provider is asked for a client."""
 
     alias: str
     lane: Lane
     retries: int
     context: int | None
     first_byte: float
-    call: Callable[[], ModelCall]
+    call: Callable[[Asked], ModelCall]
 
 
 class Measures(msgspec.Struct, frozen=True):
@@ -70,10 +81,13 @@ class Measures(msgspec.Struct, frozen=True):
 class Attempts:
     """One client's call. `complete`, `stream` or `embed` is used once."""
 
-    __slots__ = ("_candidates", "_end", "_loop", "_measures", "_started", "_total", "metadata", "use")
+    __slots__ = ("_asked", "_candidates", "_end", "_loop", "_measures", "_started", "_total", "metadata", "use")
 
-    def __init__(self, candidates: Sequence[Candidate], total: float, use: ModelUse, measures: Measures) -> None:
+    def __init__(
+        self, candidates: Sequence[Candidate], asked: Asked, total: float, use: ModelUse, measures: Measures
+    ) -> None:
         self._candidates = candidates
+        self._asked = asked
         self._total = total
         self._measures = measures
         self._loop = asyncio.get_running_loop()
@@ -167,7 +181,7 @@ class Attempts:
         lane = candidate.lane
         await lane.enter(left)
         failure: UpstreamReason | None = None
-        call = candidate.call()
+        call = candidate.call(self._asked)
         left = self._end - self._loop.time()
         if left < call.total_timeout:
             call = msgspec.structs.replace(

@@ -6,7 +6,7 @@ A fallback that the caller's tier may not use is left out: a failure is no way t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from openclaw_gateway.api import (
     Tier,
     bad_request,
 )
-from openclaw_plugins.chat.attempts import Attempts, Candidate, Measures, order_of
+from openclaw_plugins.chat.attempts import Asked, Attempts, Candidate, Measures, order_of
 from openclaw_plugins.chat.lanes import Breaker, Lane
 from openclaw_plugins.chat.requests import forwarded
 from openclaw_plugins.chat.shapes import ModelCard
@@ -47,7 +47,7 @@ class Models:
         #: alias → what a call of it may meet, in order
         self.orders = {alias: self._order(alias, fallbacks) for alias in self._models}
         self._usable = {name: self._usable_in(tier) for name, tier in host.tiers.items()}
-        self._lanes: dict[str, Lane] = {}
+        self._candidates: dict[str, Candidate] = {}
         self._measures = Measures(
             host.metric(Counter, "model_retries_total", "Calls of a model that were sent again.", ("model", "reason")),
             host.metric(
@@ -73,7 +73,10 @@ class Models:
             breaker = breakers.setdefault(
                 (model.provider, model.name or alias), Breaker(self._failures, self._rest, self._host.clock.monotonic)
             )
-            self._lanes[alias] = Lane(provider, model.provider, model.capacity, model.capacity_wait, breaker)
+            lane = Lane(provider, model.provider, model.capacity, model.capacity_wait, breaker)
+            self._candidates[alias] = Candidate(
+                alias, lane, model.retries, model.context, model.timeouts.first_byte, self._calling(alias)
+            )
             self._resting.labels(alias).set_function(partial(getattr, breaker, "resting"))
 
     def attempts(self, x: Exchange, alias: str, body: bytes, request: dict[str, Any], *, stream: bool) -> Attempts:
@@ -82,12 +85,9 @@ class Models:
         use = ModelUse(alias, streamed=stream)
         if MODEL_USE not in x:
             x[MODEL_USE] = use
-        candidates = [
-            self._candidate(name, x, body, request, stream=stream)
-            for name in self.orders[alias]
-            if name == alias or name in usable
-        ]
-        return Attempts(candidates, self._models[alias].timeouts.total, use, self._measures)
+        asked = Asked(body, request, stream, x.get(REQUEST_ID), x[PRINCIPAL].organization, x.get(SESSION_ID))
+        candidates = [self._candidates[name] for name in self.orders[alias] if name == alias or name in usable]
+        return Attempts(candidates, asked, self._models[alias].timeouts.total, use, self._measures)
 
     def check(self, x: Exchange, name: str) -> None:
         """Refuse a model that is unknown, or that the tier may not use: the two are not told apart."""
@@ -106,26 +106,28 @@ class Models:
     def card(self, alias: str) -> ModelCard:
         return ModelCard(id=alias, created=self._created, owned_by=self._models[alias].owned_by)
 
-    def _candidate(self, alias: str, x: Exchange, body: bytes, request: dict[str, Any], *, stream: bool) -> Candidate:
+    def _calling(self, alias: str) -> Callable[[Asked], ModelCall]:
+        """Return what makes the call of a model out of what a client asks."""
         model = self._models[alias]
+        upstream_model = model.name or alias
+        times = model.timeouts
 
-        def call() -> ModelCall:
-            upstream_model = model.name or alias
+        def call(asked: Asked) -> ModelCall:
             return ModelCall(
                 model=alias,
                 upstream_model=upstream_model,
-                body=forwarded(body, request, upstream_model),
-                request=request,
-                stream=stream,
-                request_id=x.get(REQUEST_ID),
-                first_byte_timeout=model.timeouts.first_byte,
-                idle_timeout=model.timeouts.idle,
-                total_timeout=model.timeouts.total,
-                organization=x[PRINCIPAL].organization,
-                session_id=x.get(SESSION_ID),
+                body=forwarded(asked.body, asked.request, upstream_model),
+                request=asked.request,
+                stream=asked.stream,
+                request_id=asked.request_id,
+                first_byte_timeout=times.first_byte,
+                idle_timeout=times.idle,
+                total_timeout=times.total,
+                organization=asked.organization,
+                session_id=asked.session_id,
             )
 
-        return Candidate(alias, self._lanes[alias], model.retries, model.context, model.timeouts.first_byte, call)
+        return call
 
     def _check_names(self) -> None:
         """Refuse names that open nothing: a slip of the pen there would only show as a model that is missing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -94,9 +95,7 @@ class Alias:
     __slots__ = ("_loose", "_name", "_theirs", "_tight")
 
     def __init__(self, alias: str) -> None:
-        self._name = _encode(alias)
-        self._tight = b'"model":' + self._name
-        self._loose = b'"model": ' + self._name
+        self._name, self._tight, self._loose = _fields(alias)
         #: the field as this upstream writes it
         self._theirs: bytes | None = None
 
@@ -153,6 +152,13 @@ def _read(body: bytes, shape: type[T]) -> tuple[T, dict[str, Any]]:
     except msgspec.ValidationError:
         decode(body, shape)  # refuses, with every problem and its path
         raise
+
+
+@lru_cache(maxsize=10_000)
+def _fields(alias: str) -> tuple[bytes, bytes, bytes]:
+    """The alias as JSON, and the field that holds it as most write it and as Python's encoder does."""
+    name = _encode(alias)
+    return name, b'"model":' + name, b'"model": ' + name
 
 
 def _texts(given: list[Any]) -> bool:

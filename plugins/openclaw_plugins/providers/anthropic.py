@@ -18,6 +18,8 @@ from openclaw_plugins.providers.anthropic_requests import messages_request
 from openclaw_plugins.providers.upstream import Upstream, UpstreamConfig, revealed
 from openclaw_plugins.providers.upstream_errors import broken
 
+_MESSAGE = msgspec.json.Decoder(Message)
+
 
 class Anthropic:
     """A pool of connections to one upstream, and a translation in front of it. Retries nothing."""
@@ -43,8 +45,8 @@ class Anthropic:
         return self._upstream.opened()
 
     async def complete(self, call: ModelCall) -> bytes:
-        answer = await self._upstream.whole("messages", "chat", call, Message, self._body(call))
-        return completion(msgspec.json.decode(answer, type=Message), call.upstream_model)
+        answer = await self._upstream.whole("messages", "chat", call, _MESSAGE, self._body(call))
+        return completion(_MESSAGE.decode(answer), call.upstream_model)
 
     async def stream(self, call: ModelCall) -> AsyncIterator[bytes]:
         options: Any = call.request.get("stream_options") or {}

@@ -28,6 +28,10 @@ class _Embeddings(msgspec.Struct):
     data: list[Any]
 
 
+_ANSWER = msgspec.json.Decoder(_Answer)
+_EMBEDDINGS = msgspec.json.Decoder(_Embeddings)
+
+
 class OpenAI:
     """A pool of connections to one upstream. Retries nothing: what was sent may have been paid for."""
 
@@ -46,10 +50,10 @@ class OpenAI:
         return self._upstream.opened()
 
     async def complete(self, call: ModelCall) -> bytes:
-        return await self._upstream.whole("chat/completions", "chat", call, _Answer, *self._sent(call))
+        return await self._upstream.whole("chat/completions", "chat", call, _ANSWER, *self._sent(call))
 
     async def embed(self, call: ModelCall) -> bytes:
-        return await self._upstream.whole("embeddings", "embeddings", call, _Embeddings, *self._sent(call))
+        return await self._upstream.whole("embeddings", "embeddings", call, _EMBEDDINGS, *self._sent(call))
 
     async def stream(self, call: ModelCall) -> AsyncGenerator[bytes, None]:
         progress = Progress(self._upstream.secrets)

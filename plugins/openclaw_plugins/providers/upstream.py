@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -103,11 +103,14 @@ class Upstream:
         path: str,
         operation: str,
         call: ModelCall,
-        shape: type[msgspec.Struct],
+        shape: msgspec.json.Decoder[Any],
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
-        """Return the answer to a call that does not stream, which must be of `shape`; `headers` are this call's own."""
+        """Return the answer to a call that does not stream, which `shape` must be able to decode.
+
+        `headers` are this call's own.
+        """
         async with UpstreamCall(self._callee, path, operation, call, body, headers) as asked:
             parts, size = [], 0
             while piece := await asked.read():
@@ -118,7 +121,7 @@ class Upstream:
                 parts.append(piece)
             answer = parts[0] if len(parts) == 1 else b"".join(parts)
             try:
-                msgspec.json.decode(answer, type=shape)
+                shape.decode(answer)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 raise broken("its answer cannot be read") from None
             return answer
