@@ -138,12 +138,16 @@ async def opened(
     organizations: int = 1,
     tier: str = TIER,
     edit: Mapping[str, Any] | None = None,
+    tokens: bool = False,
 ) -> AsyncIterator[Client]:
-    """A gateway of the shipped configuration and a tier that limits nobody, with a key for each organisation."""
+    """A gateway of the shipped configuration and a tier that limits nobody, with a credential for each organisation.
+
+    That of a single one is a key, unless `tokens` are wanted.
+    """
     log = {"plugins.access_log.file": str(folder / "access.log"), "plugins.access_log.format": "json"}
     gateway = build(configuration(folder, tiers={"bench": tier}, edit={**log, **(edit or {})}))
     async with gateway.running():
-        if organizations == 1:
+        if organizations == 1 and not tokens:
             issued = await gateway.plugin("api_key").create(organization="o0", user="u", tier="bench")
             credentials = [issued.key]
         else:
