@@ -1,10 +1,8 @@
-"""Puts what a boot stumbled over into words: routes that nothing protects, plugins that raise."""
+"""Puts what a boot stumbled over into words: routes that nothing protects, words that nothing knows."""
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -26,15 +24,6 @@ def refused_routes(proofs: Iterable[Proof]) -> Iterator[Finding]:
             ("gateway", "pipeline"),
             f"route{'s' * (len(routes) > 1)} {named} {'are' if len(routes) > 1 else 'is'} refused: {gap}",
         )
-
-
-def raised(id: str, what: str, error: Exception) -> Finding:
-    """Say what a plugin has raised where it was asked for `what`, and where."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return Finding(
-        ("plugins", id),
-        f"{what} failed: {type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})",
-    )
 
 
 def unknown_meters(unmetered: Sequence[str], meters: Collection[str]) -> list[Finding]:

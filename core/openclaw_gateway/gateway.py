@@ -16,12 +16,13 @@ from prometheus_client import CollectorRegistry
 
 from openclaw_gateway import __version__, hooks
 from openclaw_gateway.admission import Admission
+from openclaw_gateway.answers import HookFailed, asked, awaited, entered, listed, raised
 from openclaw_gateway.clock import Clock, SystemClock
 from openclaw_gateway.config.document import StepSettings
 from openclaw_gateway.config.layers import Layers, TomlFile
 from openclaw_gateway.config.problems import Problem
 from openclaw_gateway.errors import ConfigError, StartFailed
-from openclaw_gateway.gaps import raised, refused_routes, unknown_hooks, unknown_meters
+from openclaw_gateway.gaps import refused_routes, unknown_hooks, unknown_meters
 from openclaw_gateway.hooks import HealthCheck
 from openclaw_gateway.host import Host
 from openclaw_gateway.loader import Loaded, load
@@ -89,10 +90,10 @@ class Gateway:
         self._implementations = {id: implementations(self._hooks, p) for id, p in self.instances.items()}
         self._refuse([f for id, found in self._implementations.items() for f in misfits(id, found)])
         self.steps = self._steps()
-        self.app = application([h for found in self._each("routes") for h in found])
+        self.app = application(self._each("routes"))
         #: one runner for the public listener, one for that of operations; without the latter they are the same
         self.routes, self.proofs, self.runner, self.operations = self._compile()
-        self.health_checks: list[HealthCheck] = [c for found in self._each("health") for c in found]
+        self.health_checks: list[HealthCheck] = self._each("health")
 
     @classmethod
     def from_file(
@@ -114,7 +115,7 @@ class Gateway:
         found = {id: hooks["draining"] for id, hooks in self._implementations.items() if "draining" in hooks}
         if not found or within <= 0:
             return
-        tasks = {asyncio.ensure_future(draining(within)): id for id, draining in found.items()}
+        tasks = {asyncio.ensure_future(awaited("draining", draining, within)): id for id, draining in found.items()}
         done, late = await asyncio.wait(tasks, timeout=within)
         for task in late:
             logger.warning("plugin %s was not done in time", tasks[task])
@@ -128,7 +129,10 @@ class Gateway:
         for id, found in self._implementations.items():
             before = previous.instances.get(id)
             if "inherit" in found and type(before) is type(self.instances[id]):
-                found["inherit"](before)
+                try:
+                    asked(id, "inherit", found["inherit"], before)
+                except HookFailed as error:
+                    self._refuse([error.finding])
 
     def plugin(self, id: str) -> Any:
         """Return the plugin instance of this id."""
@@ -168,7 +172,10 @@ class Gateway:
 
     def notices(self) -> list[str]:
         """Lines for the operator, once everything is open."""
-        return [line for found in self._each("notices") for line in found]
+        lines, findings = self._asked("notices")
+        for finding in findings:
+            logger.error("%s", Problem.of(finding, self.layers.origin))
+        return lines
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self.runner(scope, receive, send)
@@ -226,16 +233,17 @@ class Gateway:
             Finding(("gateway", "trusted_proxies", i), "not a network", expected='CIDR such as "10.0.0.0/8"')
             for i in misread
         ]
-        compiled, proofs = compile_routes(
-            bound_routes(self.app, apart=settings.operations is not None),
-            self.steps,
-            self.tiers,
-            unmetered=settings.unmetered,
-            open_access=stand_in is not None,
-        )
-        meters = known_meters(c.route for c in compiled)
+        bound = bound_routes(self.app, apart=settings.operations is not None)
+        try:
+            compiled, proofs = compile_routes(
+                bound, self.steps, self.tiers, unmetered=settings.unmetered, open_access=stand_in is not None
+            )
+            meters = known_meters(c.route for c in compiled)
+            self.admission.by_meter, self.admission.whole = plans_by_meter(self.steps, self.tiers, meters)
+        except HookFailed as error:
+            self._refuse([*findings, error.finding])
+            raise
         findings += (*refused_routes(proofs), *unknown_meters(settings.unmetered, meters))
-        self.admission.by_meter, self.admission.whole = plans_by_meter(self.steps, self.tiers, meters)
         owners = [step.id for step in self.steps if "charges" in step.implementations]
         idle = idle_limits(self.tiers, owners, self.admission.whole, [c.route for c in compiled])
         self._refuse(findings, [Problem.of(finding, partial(self.tier_files.origin, tier)) for tier, finding in idle])
@@ -261,25 +269,26 @@ class Gateway:
         return tuple(c.route for c in served), tuple(proofs), public, operations
 
     def _each(self, hook: str) -> list[Any]:
-        answers: list[Any] = []
-        findings: list[Finding] = []
+        answers, findings = self._asked(hook)
+        self._refuse(findings)
+        return answers
+
+    def _asked(self, hook: str) -> tuple[list[Any], list[Finding]]:
+        answers, findings = list[Any](), list[Finding]()
         for id, found in self._implementations.items():
             if hook in found:
                 try:
-                    answers.append(list(found[hook]()))
-                except (ConfigError, StartFailed):
-                    raise
-                except Exception as error:  # noqa: BLE001 - as above
-                    findings.append(raised(id, f"its hook {hook!r}", error))
-        self._refuse(findings)
-        return answers
+                    answers += listed(id, hook, found[hook])
+                except HookFailed as error:
+                    findings.append(error.finding)
+        return answers, findings
 
     async def _open(self, stack: AsyncExitStack, id: str) -> None:
         lifespan = self._implementations[id].get("lifespan")
         if lifespan is None:
             return
         try:
-            await stack.enter_async_context(lifespan())
+            await stack.enter_async_context(entered(lifespan))
         except StartFailed:
             raise
         except Exception as error:

@@ -4,6 +4,10 @@ Composition hooks are called once, at start, in the order in which plugins were 
 read once, at start, into one flat pipeline a route, and then called by the runner directly: pluggy
 specifies, registers and validates, it does not dispatch. An exchange hook may be a plain function or a
 coroutine function, unless its text says otherwise; plain ones are called without a switch of task.
+
+What a hook returns is looked at. Of a wrong type, or where a composition hook raises, it stops the start (`notices` and
+`draining` are logged), and names the plugin, the hook, what was found and what is expected. An `on_request` or
+`on_message` that returns neither None nor an answer has failed, and `on_error` of its step decides.
 """
 
 from __future__ import annotations

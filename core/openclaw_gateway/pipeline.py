@@ -16,6 +16,7 @@ from litestar.handlers import ASGIRouteHandler
 from prometheus_client import CollectorRegistry, Histogram
 
 from openclaw_gateway import hooks
+from openclaw_gateway.answers import asked, listed
 from openclaw_gateway.config.document import StepSettings
 from openclaw_gateway.exchange import Fact
 from openclaw_gateway.facts import PRINCIPAL, TIER
@@ -33,10 +34,11 @@ _EXCHANGE = ("on_request", "on_message", *_PLAIN)
 class Call:
     """One hook of one step, ready to be called."""
 
-    __slots__ = ("awaits", "function", "index", "step")
+    __slots__ = ("awaits", "function", "index", "name", "step")
 
     def __init__(self, step: Step, name: str) -> None:
         self.step = step
+        self.name = name
         self.index = step.index
         self.function = step.implementations[name]
         self.awaits = inspect.iscoroutinefunction(self.function)
@@ -68,7 +70,7 @@ class Step:
 
     def applies(self, route: Route) -> bool:
         applies = self.implementations.get("applies")
-        return applies is None or bool(applies(route))
+        return applies is None or bool(asked(self.id, "applies", applies, route))
 
     def reads_facts(self, route: Route) -> bool:
         """Whether what the step requires matters here: it acts on requests, or charges what the route meters."""
@@ -234,14 +236,14 @@ def compile_routes(
 
 
 def plan_of(steps: Iterable[Step], route: Route, meters: tuple[Meter, ...], tier: Tier) -> Plan:
-    """Ask every step for its charges on these meters, and keep those that count one of them."""
+    """Ask every step for its charges on these meters, and keep those that count one of them. Raises HookFailed."""
     asked = msgspec.structs.replace(route, meters=meters)
     names = {meter.name for meter in meters}
     charges: list[Charge] = []
     for step in steps:
         contribute = step.implementations.get("charges")
         if contribute is not None:
-            charges += [c for c in contribute(asked, tier) if c.limit.meter in names]
+            charges += [c for c in listed(step.id, "charges", contribute, asked, tier) if c.limit.meter in names]
     return Plan(charges)
 
 

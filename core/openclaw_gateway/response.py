@@ -10,6 +10,7 @@ from litestar import Request
 from litestar import Response as LitestarResponse
 from litestar.exceptions import HTTPException
 
+from openclaw_gateway.answers import misanswered
 from openclaw_gateway.decoding import Disconnected
 from openclaw_gateway.errors import Refused, StoreUnavailable, UpstreamFailed
 from openclaw_gateway.exchange import Exchange, Reply, ResponseHead
@@ -101,6 +102,8 @@ class Response:
             if call.index < self.entered:
                 replaced = call.function(self._x, data)
                 if replaced is not None:
+                    if not isinstance(replaced, bytes):
+                        raise misanswered(f"on_chunk of {call.step.id!r}", replaced, "bytes or None")
                     data = replaced
         return data
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from litestar.exceptions import MethodNotAllowedException
 
+from openclaw_gateway.answers import misanswered
 from openclaw_gateway.decoding import Disconnected
 from openclaw_gateway.eager import begin, finish, within
 from openclaw_gateway.errors import Refused, StoreUnavailable, UpstreamFailed
@@ -194,6 +195,8 @@ class Runner:
 
     def _enforced(self, x: Exchange, call: Call, reply: Reply | Refusal) -> Reply | Refusal | None:
         step = call.step
+        if not isinstance(reply, (Reply, Refusal)):
+            return self._failed(x, call, misanswered(call.name, reply, "None, a Refusal or a Reply"))
         if not step.settings.enforce:
             logger.warning("step %s would refuse", step.id, extra={"fields": {"step": step.id, "enforced": False}})
             return None
@@ -277,10 +280,7 @@ class Runner:
         return compiled, None
 
     async def message(self, parent: Exchange, *, metered: bool = True) -> tuple[Exchange, Refusal | None]:
-        """Pass one WebSocket message through `on_message` and admission; the caller then calls `complete`.
-
-        The exchange inherits the facts of the handshake. A refusal becomes an `error` frame.
-        """
+        """Pass one WebSocket message, with its handshake's facts, to admission; the caller then calls `complete`."""
         route = parent.route
         x = Exchange("message", "MESSAGE", parent.path, route, parent.scope, self._monotonic())
         x.inherit(parent)

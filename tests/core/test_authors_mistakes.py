@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 from litestar import Response, get
-from small import CONFIG, TIERS, Api, Capped, Named
+from small import CONFIG, TIERS, Api, Capped, Known, Named
 
-from openclaw_gateway.api import Counters, PluginConfig, declared, hookimpl
-from openclaw_gateway.errors import ConfigError
-from openclaw_gateway.testing import build, configuration
+from openclaw_gateway.api import Charge, Counters, HealthCheck, Limit, PluginConfig, declared, hookimpl
+from openclaw_gateway.errors import ConfigError, StartFailed
+from openclaw_gateway.testing import build, configuration, serving
+from openclaw_plugins.health.probe import Probe
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -39,6 +43,17 @@ class Unusable(PluginConfig, frozen=True):
     size: NoStruct | None = None
 
 
+async def probe(self: Any = None) -> dict[str, Any]:
+    return {}
+
+
+def failing(self: Any) -> Any:
+    return {}["nobody"]
+
+
+FEW: Any = Limit(name="capped.requests", meter="requests", kind="rate", limit=3)
+
+
 def asking(self: Any, config: Any, host: Any) -> None:
     host.get("nowhere", Counters)
 
@@ -53,7 +68,69 @@ def asking(self: Any, config: Any, host: Any) -> None:
             "plugins.named: it has the hook 'on_requst', and there is none; expected one of: applies, ",
         ),
         (Named, "on_requst", hookimpl(lambda self, x: None), 'did you mean "on_request"?'),
-        (Api, "routes", hookimpl(lambda self: None), "plugins.api: its hook 'routes' failed: TypeError: 'NoneType' "),
+        (
+            Api,
+            "routes",
+            hookimpl(lambda self: None),
+            "plugins.api: its hook 'routes' returned what it must not; found nothing (None); expected a list of Litest",
+        ),
+        (
+            Api,
+            "routes",
+            hookimpl(lambda self: ["/a"]),
+            "its hook 'routes' returned what it must not; found a str in it",
+        ),
+        (Api, "routes", hookimpl(lambda self: [print]), "plugins: the routes of the plugins do not fit together: "),
+        (Capped, "charges", hookimpl(lambda self, tier: None), "plugins.capped: its hook 'charges' returned what it "),
+        (Capped, "charges", hookimpl(lambda self, tier: [7]), "found an int in it; expected a list of Charge, each "),
+        (
+            Capped,
+            "charges",
+            hookimpl(lambda self, tier: [Charge(FEW, None)]),
+            "found a Charge in it; expected a list of ",
+        ),
+        (
+            Capped,
+            "charges",
+            hookimpl(failing),
+            "plugins.capped: its hook 'charges' failed: KeyError: 'nobody' (test_auth",
+        ),
+        (
+            Named,
+            "applies",
+            hookimpl(failing),
+            "plugins.named: its hook 'applies' failed: KeyError: 'nobody' (test_auth",
+        ),
+        (
+            Api,
+            "health",
+            hookimpl(lambda self: "fine"),
+            "plugins.api: its hook 'health' returned what it must not; found ",
+        ),
+        (
+            Api,
+            "health",
+            hookimpl(lambda self: {"db": "fine"}),
+            "found a dict; expected a list of HealthCheck, each with ",
+        ),
+        (
+            Api,
+            "health",
+            hookimpl(lambda self: [HealthCheck("db", None)]),
+            "found a HealthCheck in it; expected a list ",
+        ),
+        (
+            Api,
+            "health",
+            hookimpl(lambda self: [HealthCheck("db", probe, "live")]),
+            "found a HealthCheck in it; expected ",
+        ),
+        (
+            Api,
+            "health",
+            hookimpl(probe),
+            "plugins.api: its hook health is a coroutine function; expected a plain function",
+        ),
         (Api, "routes", hookimpl(lambda self: [second, second]), "plugins: the routes of the plugins do not fit "),
         (Named, "Config", Unusable, "plugins.named: the plugin's Config is not usable: no configuration type: "),
         (
@@ -80,3 +157,99 @@ def test_it_is_a_finding(
         build(configuration(tmp_path, toml=SIZED, tiers=TIERS))
     (problem,) = caught.value.problems
     assert told in str(problem)
+
+
+# --- what is asked later, while the gateway serves --------------------------------------------------
+
+
+def eventually(value: Any) -> Any:
+    async def answer() -> Any:
+        return value
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("hook", "told"),
+    [
+        (hookimpl(lambda self, x: {"no": "reply"}), "on_request returned a dict; expected None, a Refusal or a Reply"),
+        (hookimpl(lambda self, x: probe()), "on_request returned a coroutine; expected None, a Refusal or a Reply"),
+    ],
+)
+async def test_a_step_that_answers_with_what_is_no_answer_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, hook: Any, told: str
+) -> None:
+    monkeypatch.setattr(Named, "on_request", hook)
+    gateway = build(configuration(tmp_path, toml=CONFIG, tiers=TIERS))
+    async with serving(gateway) as url, aiohttp.ClientSession(url) as session, session.get("/open") as answer:
+        assert answer.status == 503
+    (record,) = [r for r in caplog.records if r.name == "openclaw.runner"]
+    assert record.getMessage() == "step named failed"
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == told
+
+
+async def test_a_lifespan_that_is_no_context_manager_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lifespan(self: Any) -> AsyncIterator[None]:
+        yield
+
+    monkeypatch.setattr(Named, "lifespan", hookimpl(lifespan), raising=False)
+    gateway = build(configuration(tmp_path, toml=CONFIG, tiers=TIERS))
+    with pytest.raises(
+        StartFailed, match=r"plugin 'named' could not be opened: .*returned an async_generator; expected "
+    ):
+        async with gateway.running():
+            pass
+
+
+async def test_a_drain_that_cannot_be_waited_for_keeps_nobody_from_draining(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    drained: list[str] = []
+
+    async def ending() -> None:
+        drained.append("known")
+
+    monkeypatch.setattr(Named, "draining", hookimpl(lambda self, within: None), raising=False)
+    monkeypatch.setattr(Known, "draining", hookimpl(lambda self, within: ending()), raising=False)
+    gateway = build(configuration(tmp_path, toml=CONFIG, tiers=TIERS))
+    await gateway.drain(1.0)
+    assert drained == ["known"]
+    assert "plugin named failed to drain" in caplog.text
+    assert "draining returned nothing (None); expected an awaitable" in caplog.text
+
+
+async def test_a_notice_that_is_none_is_told_and_the_others_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Named, "notices", hookimpl(lambda self: "one text"), raising=False)
+    monkeypatch.setattr(Known, "notices", hookimpl(lambda self: ["mind the gap"]), raising=False)
+    gateway = build(configuration(tmp_path, toml=CONFIG, tiers=TIERS))
+    assert gateway.notices() == ["mind the gap"]
+    assert "plugins.named: its hook 'notices' returned what it must not; found a str; expected a list of" in caplog.text
+
+
+def test_a_plugin_that_cannot_inherit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = configuration(tmp_path, toml=CONFIG, tiers=TIERS)
+    before = build(place)
+    monkeypatch.setattr(Named, "inherit", hookimpl(lambda self, previous: previous.nowhere), raising=False)
+    with pytest.raises(ConfigError, match=r"plugins\.named: its hook 'inherit' failed: AttributeError: .*nowhere"):
+        build(place).inherit(before)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("fine", "its probe returned str, and must return an awaitable"),
+        (eventually("fine"), "its probe returned str, and must return a mapping of facts"),
+        (eventually(None), "its probe returned NoneType, and must return a mapping of facts"),
+        (eventually({"socket": object()}), "its probe returned facts that are no JSON"),
+    ],
+)
+async def test_a_check_with_a_wrong_answer_has_failed(answer: Any, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    check = HealthCheck("foreign", lambda: answer() if callable(answer) else answer)
+    one = Probe(check, timeout=1.0, ttl=1.0, fall=1, rise=1, logger=logging.getLogger("openclaw.health"))
+    result = await one.result()
+    assert (result.status, result.message) == ("unhealthy", told)
+    msgspec.json.encode(result)
+    assert [r.getMessage() for r in caplog.records] == [f"the check foreign fails: {told}"]

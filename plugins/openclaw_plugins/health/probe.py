@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -57,7 +58,7 @@ class Probe:
         #: results in a row that speak against the verdict
         self._against = 0
         self.task: asyncio.Task[CheckResult] | None = None
-        self._running: asyncio.Future[Mapping[str, Any]] | None = None
+        self._running: asyncio.Future[Any] | None = None
         self._logger = logger
         self._timeout = timeout
         self._ttl = ttl
@@ -84,7 +85,7 @@ class Probe:
         if done:
             self._running = None
             try:
-                facts = dict(running.result())
+                facts = _facts(running.result())
             except asyncio.CancelledError:
                 message = "cancelled"
             except Exception as error:  # noqa: BLE001 - whatever a plugin's check raises, it is the answer
@@ -124,8 +125,22 @@ class Probe:
             self._logger.info(text, self.check.name, extra={"fields": {"event": "health", **fields}})
 
 
-async def _called(check: HealthCheck) -> Mapping[str, Any]:
-    return await check.probe()
+async def _called(check: HealthCheck) -> Any:
+    answer: Any = check.probe()
+    if not inspect.isawaitable(answer):
+        raise Unwell(f"its probe returned {type(answer).__name__}, and must return an awaitable")
+    return await answer
+
+
+def _facts(answer: Any) -> dict[str, Any]:
+    """Return what a probe tells, as it will be shown. Raises Unwell where it cannot be."""
+    if not isinstance(answer, Mapping):
+        raise Unwell(f"its probe returned {type(answer).__name__}, and must return a mapping of facts")
+    try:
+        facts: dict[str, Any] = msgspec.to_builtins(dict(answer), str_keys=True)
+    except (TypeError, ValueError) as error:
+        raise Unwell("its probe returned facts that are no JSON") from error
+    return facts
 
 
 def _noted(ended: asyncio.Future[Any]) -> None:

@@ -192,7 +192,9 @@ class Connection:
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or (error := task.exception()) is None:
             return
-        self._host.logger.error("a socket failed", exc_info=error, extra={"fields": self._fields()})
+        self._host.logger.error(
+            "a socket failed", exc_info=error, extra={"fields": {"requestId": self.x.get(REQUEST_ID)}}
+        )
         self.close(INTERNAL, "internal error")
 
     async def _finish(self) -> None:
@@ -296,6 +298,3 @@ class Connection:
             self._numbers.frame("outbound", type)
         else:
             self.close(OVERLOAD, "slow reader")
-
-    def _fields(self) -> dict[str, Any]:
-        return {"requestId": self.x.get(REQUEST_ID)}
