@@ -45,7 +45,10 @@ TARGETS = (
     Target(f"{_PLUGINS}/counters/window.py", _COUNTERS, "not valkey"),
     Target(f"{_PLUGINS}/counters/memory.py", _COUNTERS, "not valkey"),
     Target(
-        f"{_PLUGINS}/counters/redis.py", ("tests/contracts/test_counters.py",), "valkey or this_process", examined=False
+        f"{_PLUGINS}/counters/redis.py",
+        ("tests/contracts/test_counters.py", "tests/plugins/test_counters_redis_faults.py"),
+        "(valkey or this_process or may_evict or may_not_be_asked) and not retrying and not reset_after",
+        examined=False,
     ),
     Target(f"{_PLUGINS}/ratelimit.py", ("tests/plugins/test_ratelimit.py",)),
     Target(f"{_PLUGINS}/quota.py", ("tests/plugins/test_quota.py",)),
@@ -70,7 +73,11 @@ TARGETS = (
         f"{_CORE}/pipeline.py",
         (*(f"tests/core/test_{name}.py" for name in ("pipeline", "golden", "exchange", "runner")),),
     ),
-    Target(f"{_CORE}/runner.py", ("tests/core/test_runner.py", "tests/plugins/test_charges.py"), examined=False),
+    Target(
+        f"{_CORE}/runner.py",
+        (*(f"tests/core/test_{name}.py" for name in ("runner", "runner_endings")), "tests/plugins/test_charges.py"),
+        examined=False,
+    ),
 )
 
 _DAY = "end = day + timedelta(days=1) if limit.period == 'day' else "

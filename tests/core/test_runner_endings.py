@@ -1,0 +1,163 @@
+"""How an exchange ends, seen from the ASGI server: what is sent and logged, what steps are told, what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from litestar.handlers import asgi
+from small import CONFIG, TIERS, Api, Known, Named, Ranked
+
+from openclaw_gateway.api import Outcome, Refused, StoreUnavailable, bad_request, declared, hookimpl
+from openclaw_gateway.gateway import Gateway
+from openclaw_gateway.testing import build, configuration
+
+pytestmark = pytest.mark.usefixtures("small")
+
+ACCEPT = {"type": "websocket.accept"}
+START = {"type": "http.response.start", "status": 200, "headers": []}
+
+#: what a handler sends, and then raises, by its path
+SOCKETS: dict[str, tuple[list[Any], BaseException | None]] = {
+    "/ws/good": ([ACCEPT, {"type": "websocket.close", "code": 1000, "reason": ""}], None),
+    "/ws/boom": ([], RuntimeError("secret cause")),
+    "/ws/refuses": ([], Refused(bad_request("no", param="a.b"))),
+    "/ws/cut": ([ACCEPT], RuntimeError("secret cause")),
+    "/ws/after": ([ACCEPT, {"type": "websocket.close", "code": 4000, "reason": ""}], RuntimeError("secret cause")),
+    "/ws/drained": ([ACCEPT], asyncio.CancelledError()),
+}
+REQUESTS: dict[str, tuple[list[Any], BaseException | None]] = {
+    "/http/good": ([START, {"type": "http.response.body", "body": b"whole"}], None),
+    "/http/short": ([START, {"type": "http.response.body", "body": b"half", "more_body": True}], None),
+    "/http/boom": ([], RuntimeError("secret cause")),
+    "/http/refuses": ([], Refused(bad_request("no", param="a.b"))),
+    "/http/away": ([], StoreUnavailable("database", "secret cause")),
+    "/http/cut": ([START], RuntimeError("secret cause")),
+    "/http/drained": ([START], asyncio.CancelledError()),
+}
+
+
+def ending(methods: tuple[str, ...], fates: dict[str, tuple[list[Any], BaseException | None]]) -> Any:
+    @asgi([*fates], copy_scope=False, **declared(access="public", methods=methods))
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        messages, error = fates[scope["path"]]
+        for message in messages:
+            await send(message)
+        if error is not None:
+            raise error
+
+    return handler
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> Gateway:
+    routes = Api.routes
+    more = [ending(("WEBSOCKET",), SOCKETS), ending(("GET",), REQUESTS)]
+    monkeypatch.setattr(Api, "routes", hookimpl(lambda self: [*routes(self), *more]))
+    return build(configuration(tmp_path, toml=CONFIG, tiers=TIERS))
+
+
+async def ended(gateway: Gateway, kind: str, path: str, method: str = "GET") -> tuple[list[dict[str, Any]], Outcome]:
+    """Carry one exchange; return what was sent and how it ended. Nothing of it is left in the scope."""
+    extensions = {"websocket.http.response": {}}
+    scope = {"type": kind, "method": method, "path": path, "headers": [], "client": None, "extensions": extensions}
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    async def receive() -> dict[str, Any]:
+        raise AssertionError("nothing is asked of the client")
+
+    await gateway.runner(scope, receive, send)
+    assert "exchange" not in scope
+    (outcome,) = gateway.plugin("named").outcomes
+    return sent, outcome
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "status", "faults"),
+    [
+        ("/ws/good", ["accept", 1000], 101, 0),
+        ("/ws/boom", [500, "body"], 500, 1),
+        ("/ws/refuses", [400, "body"], 400, 0),
+        ("/ws/nowhere", [404, "body"], 404, 0),
+        ("/open", [404, "body"], 404, 0),
+        ("/ws/cut", ["accept", 1011], 101, 1),
+        ("/ws/after", ["accept", 4000], 101, 1),
+        ("/ws/drained", ["accept"], 101, 0),
+    ],
+)
+async def test_of_a_socket(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture, path: str, sent: list[Any], status: int, faults: int
+) -> None:
+    messages, outcome = await ended(gateway, "websocket", path)
+    assert [m.get("code") or m.get("status") or m["type"].rpartition(".")[2] for m in messages] == sent
+    assert all(dict(m["headers"])[b"x-request-id"] == b"r-1" for m in messages if "headers" in m)
+    assert outcome.status == status
+    assert outcome.disconnected is (path == "/ws/drained")
+    error = SOCKETS.get(path, ((), None))[1]
+    assert outcome.error is (None if path == "/ws/drained" else error)
+    assert faults == len([*failures(caplog)])
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "status", "faults"),
+    [
+        ("/http/good", [200, b"whole"], 200, 0),
+        ("/http/short", [200, b"half"], 200, 0),
+        ("/http/boom", [500, "body"], 500, 1),
+        ("/http/refuses", [400, "body"], 400, 0),
+        ("/http/away", [503, "body"], 503, 0),
+        ("/http/cut", [200], 200, 1),
+        ("/http/drained", [200], 200, 0),
+        ("/http/nowhere", [404, "body"], 404, 0),
+    ],
+)
+async def test_of_a_request(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture, path: str, sent: list[Any], status: int, faults: int
+) -> None:
+    messages, outcome = await ended(gateway, "http", path)
+    for expected, message in zip(sent, messages, strict=True):
+        assert expected in (message.get("status"), message.get("body"), message["type"].rpartition(".")[2])
+        assert b"secret cause" not in message.get("body", b"")
+    assert outcome.status == status
+    assert outcome.disconnected is (path in ("/http/short", "/http/drained"))
+    assert outcome.bytes_sent == sum(len(message.get("body", b"")) for message in messages)
+    assert faults == len([*failures(caplog)])
+
+
+def failures(caplog: pytest.LogCaptureFixture) -> Iterator[logging.LogRecord]:
+    for record in caplog.records:
+        if record.message == "request failed":
+            assert record.exc_info is not None and "secret cause" in str(record.exc_info[1])
+            yield record
+
+
+async def test_what_is_no_exchange_is_no_business_of_it(gateway: Gateway) -> None:
+    with pytest.raises(RuntimeError, match="unknown ASGI scope 'lifespan'"):
+        await gateway.runner({"type": "lifespan"}, None, None)
+
+
+@pytest.mark.parametrize("timed", [False, True])
+@pytest.mark.parametrize(("refuses", "passed"), [("named", ["named"]), ("known", ["known", "named"])])
+async def test_an_answer_passes_the_steps_that_the_request_has_entered_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: str, passed: list[str], timed: bool
+) -> None:
+    heard: list[str] = []
+    for name, plugin in (("named", Named), ("known", Known), ("ranked", Ranked)):
+        monkeypatch.setattr(
+            plugin, "on_response", hookimpl(lambda self, x, head, name=name: heard.append(name)), raising=False
+        )
+    if refuses == "named":
+        monkeypatch.setattr(Named, "on_request", hookimpl(lambda self, x: bad_request("no")))
+    toml = CONFIG.replace("port = 0", f"port = 0\nserver_timing = {str(timed).lower()}")
+    gateway = build(configuration(tmp_path, toml=toml, tiers=TIERS))
+    messages, outcome = await ended(gateway, "http", "/things", "POST")
+    assert messages[0]["status"] == (400 if refuses == "named" else 401)
+    assert outcome.refused_by == refuses
+    assert heard == passed
