@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from sqlalchemy import text
+from sqlalchemy import select, text, update
 
 from openclaw_gateway.api import Accounts, Limit, Take
 from openclaw_plugins.accounts import ledger
 from openclaw_plugins.accounts.periods import period_of, seconds_left
+from openclaw_plugins.accounts.tables import holds as holds_table
 
 from .conftest import Stores
 
@@ -191,6 +192,46 @@ async def test_the_reaper_gives_orphans_back(config: dict[str, Any], tmp_path: P
             while await used(stores, QUOTA):
                 await asyncio.sleep(0.05)
         assert await columns(stores) == [(0, 0)]
+
+
+async def test_what_was_reserved_under_a_reference_is_disowned_unless_it_was_charged(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    async with Stores(tmp_path, config, {"hold_ttl": 0.5, "reap_every": 600}).opened() as stores:
+        accounts = stores.accounts
+        _, expired = await accounts.reserve("acme", [Take(QUOTA, "-", 1, "expired")])
+        await asyncio.sleep(0.6)
+        assert await accounts.reap() == 1
+        _, held = await accounts.reserve("acme", [Take(QUOTA, "-", 2, "held")])
+        _, charged = await accounts.reserve("acme", [Take(QUOTA, "-", 4, "charged")])
+        await accounts.commit(charged)
+        assert await accounts.disown("acme", "charged")
+        for organization, reference in (("acme", "held"), ("acme", "expired"), ("acme", "nobody"), ("b", "charged")):
+            assert not await accounts.disown(organization, reference)
+        assert await columns(stores) == [(4, 0)]
+        for late in (held, expired):  # whoever wanted them was told that they had no effect
+            await accounts.commit(late)
+        assert await columns(stores) == [(4, 0)]
+
+
+async def test_what_was_resolved_is_kept_for_its_time_and_then_forgotten(stores: Stores) -> None:
+    for organization, limit in (("old", QUOTA), ("young", QUOTA), ("open", LEASE)):
+        _, holds = await stores.accounts.reserve(organization, [take(limit)])
+        await stores.accounts.commit(holds, lives_until=datetime.now(UTC) + timedelta(hours=1), holder="s")
+    await moved(stores, "old", 3_630)
+    await moved(stores, "young", 3_570)
+    await stores.accounts.reap()
+    async with stores.database.transaction(None, operation="select", table="t") as connection:
+        found = await connection.execute(select(holds_table.c.organization_id))
+        assert {row[0] for row in found} == {"young", "open"}
+
+
+async def moved(stores: Stores, organization: str, age: float) -> None:
+    """Let what an organisation has resolved be as old as that."""
+    then = datetime.now(UTC) - timedelta(seconds=age)
+    async with stores.database.transaction(None, operation="update", table="t") as connection:
+        of_organization = holds_table.c.organization_id == organization
+        await connection.execute(update(holds_table).where(of_organization).values(expires_at=then))
 
 
 async def test_leases_stand_until_released_or_out_of_time(stores: Stores) -> None:

@@ -454,6 +454,13 @@ async def test_a_lease_lives_for_its_whole_time_to_live_and_no_longer(backend: B
     assert not (await backend.admit(holding(limit, "b")))[0].refused
 
 
+async def test_who_asks_for_nothing_is_given_it(backend: Backend) -> None:
+    assert await backend.counters.renew("acme", [])
+    assert await backend.counters.renew("acme", [Take(rate(), "-")])
+    assert list(await backend.counters.admit("acme", [])) == list(await backend.counters.peek("acme", [])) == []
+    await backend.counters.correct("acme", [])
+
+
 async def test_a_holder_counts_once(backend: Backend) -> None:
     limit = lease(1)
     for _ in range(3):

@@ -218,8 +218,8 @@ async def test_what_was_told_is_forgotten_after_forty_days_and_what_was_not_neve
         await until(lambda: len(listener.heard) == 2)
     async with Stores(tmp_path, config, {}).opened() as stores:
         await charge(stores, 8, organization="untold")
-        for organization, days in (("young", 39), ("old", 41), ("untold", 41)):
-            moment = datetime.now(UTC) - timedelta(days=days)
+        for organization, hours in (("young", -1), ("old", 1), ("untold", 1)):
+            moment = datetime.now(UTC) - timedelta(days=40, hours=hours)
             told = {"created_at": moment} if organization == "untold" else {"delivered_at": moment}
             async with stores.database.transaction(None, operation="update", table="t") as connection:
                 await connection.execute(

@@ -15,7 +15,8 @@ _LANE = ("tests/plugins/test_account_lane.py",)
 #: of the contract those that take the least time and see the most
 _SEEING = "any_trace or all_or_nothing or resolved_once or leases or expired or shadow or told or passes"
 _SQLITE = f"sqlite and ({_SEEING})"
-_SQLITE_AND_TASKS = f"sqlite and ({_SEEING} or reaper or transaction or on_its_way or given_back or looked_for or days)"
+_TASKS = "reaper or transaction or on_its_way or given_back or looked_for or disowned or forgotten"
+_SQLITE_AND_TASKS = f"sqlite and ({_SEEING} or {_TASKS})"
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -50,6 +51,7 @@ TARGETS = (
         "(valkey or this_process or may_evict or may_not_be_asked) and not retrying and not reset_after",
         examined=False,
     ),
+    Target(f"{_PLUGINS}/counters/redis_fallback.py", ("tests/plugins/test_counters_fallback.py",)),
     Target(f"{_PLUGINS}/ratelimit.py", ("tests/plugins/test_ratelimit.py",)),
     Target(f"{_PLUGINS}/quota.py", ("tests/plugins/test_quota.py",)),
     Target(f"{_PLUGINS}/concurrency.py", ("tests/plugins/test_concurrency.py",)),
@@ -125,6 +127,27 @@ EQUIVALENT = (
         "if share <= self._now:",
         "the lowest, replaced by its equal, is the same",
     ),
+    Equivalent(
+        f"{_PLUGINS}/accounts/outbox.py",
+        "Outbox._claimed",
+        "free = or_(table.c.claimed_until.is_(None), table.c.claimed_until <= now)",
+        "free = or_(table.c.claimed_until.is_(None), table.c.claimed_until < now)",
+        "the microsecond in which a claim ends may be on either side of it",
+    ),
+    Equivalent(
+        f"{_PLUGINS}/accounts/outbox.py",
+        "forget",
+        "connection.execute(delete(table).where(table.c.delivered_at < now - _KEPT))",
+        "connection.execute(delete(table).where(table.c.delivered_at <= now - _KEPT))",
+        "the microsecond in which forty days end may be on either side of it",
+    ),
+    Equivalent(
+        f"{_PLUGINS}/accounts/sql.py",
+        "SqlAccounts.reap.sweep",
+        "connection.execute(delete(holds_table).where(~COUNTS, holds_table.c.expires_at < long_ago))",
+        "connection.execute(delete(holds_table).where(~COUNTS, holds_table.c.expires_at <= long_ago))",
+        "the microsecond in which its time ends may be on either side of it",
+    ),
     # --- what is looked at is thrown away, or cannot be -------------------------------------------
     Equivalent(
         f"{_PLUGINS}/counters/memory.py",
@@ -155,6 +178,22 @@ EQUIVALENT = (
         "only a trace shows it, which is the affair of tests/plugins/test_tracing.py",
     ),
     # --- how much work is done at once, not what comes of it --------------------------------------
+    Equivalent(
+        f"{_PLUGINS}/accounts/outbox.py",
+        "",
+        "_BATCH = 50",
+        "_BATCH = 51",
+        "how many events are claimed at once; whoever has found as many looks again",
+    ),
+    Equivalent(
+        f"{_PLUGINS}/accounts/outbox.py",
+        "Outbox._claimed",
+        "next_ones = select(table.c.event_id).where(_OPEN, free).order_by(table.c.created_at, table.c.event_id)"
+        ".limit(_BATCH).with_for_update(skip_locked=True)",
+        "next_ones = select(table.c.event_id).where(_OPEN, free).order_by(table.c.created_at, table.c.event_id)"
+        ".limit(_BATCH).with_for_update(skip_locked=False)",
+        "a replica waits for another's claim then, and finds it taken: slower, and told once all the same",
+    ),
     Equivalent(
         f"{_PLUGINS}/counters/memory.py",
         "MemoryCounters.admit",
