@@ -177,6 +177,13 @@ EQUIVALENT = (
         "None",
         "only a trace shows it, which is the affair of tests/plugins/test_tracing.py",
     ),
+    Equivalent(
+        f"{_PLUGINS}/counters/redis_fallback.py",
+        "Fallback.release",
+        "if local and len(self._local):",
+        "if local or len(self._local):",
+        "to release nothing, or what was never given, does nothing; the question saves the way there",
+    ),
     # --- how much work is done at once, not what comes of it --------------------------------------
     Equivalent(
         f"{_PLUGINS}/accounts/outbox.py",
