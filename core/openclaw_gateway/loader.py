@@ -19,7 +19,8 @@ from openclaw_gateway.config.settle import settled
 from openclaw_gateway.config.units import Secret, decoder
 from openclaw_gateway.exchange import Fact
 from openclaw_gateway.facts import PRINCIPAL, TIER
-from openclaw_gateway.pipeline import misordered
+from openclaw_gateway.hooks import PROJECT
+from openclaw_gateway.pipeline import EXCHANGE, misordered
 from openclaw_gateway.references import capabilities_of, lacking, located
 from openclaw_gateway.structs import Finding, bare, collect, nearest
 from openclaw_gateway.tiers import Tier, TierFiles
@@ -177,6 +178,12 @@ class _Load:
         for i, id in enumerate(order):
             if id in order[:i]:
                 self.report([Finding(("gateway", "pipeline", i), f"step {id!r} is listed twice")])
+        acting = [d.id for d in definitions.values() if _acts(d.cls)]
+        for i, id in enumerate(order):
+            if id in definitions and id not in acting:
+                message = f"plugin {id!r} is no step: it takes part in no exchange and charges for none"
+                expected = "one of: " + ", ".join(acting)
+                self.report([Finding(("gateway", "pipeline", i), message, None, expected, nearest(id, acting))])
         steps = [(id, definitions[id].cls) for id in order if id in definitions]
         authenticated = any(PRINCIPAL in getattr(cls, "provides", ()) for _, cls in steps)
         given = (PRINCIPAL, TIER) if insecure_dev and not authenticated else ()
@@ -250,6 +257,11 @@ class _Load:
         for id in (*self.providers, *definitions):
             visit(id)
         return tuple(ordered.values())
+
+
+def _acts(cls: Any) -> bool:
+    """Whether plugins of this class can be steps: they have a hook of exchanges, or say what is charged."""
+    return any(hasattr(getattr(cls, name, None), f"{PROJECT}_impl") for name in (*EXCHANGE, "charges"))
 
 
 def _mentions(type: Any, wanted: Any) -> bool:

@@ -28,7 +28,7 @@ from openclaw_gateway.tiers import Tier
 
 #: exchange hooks that must be plain functions, since they run between two pieces of a response
 _PLAIN = ("on_response", "on_chunk", "on_complete")
-_EXCHANGE = ("on_request", "on_message", *_PLAIN)
+EXCHANGE = ("on_request", "on_message", *_PLAIN)
 
 
 class Call:
@@ -135,7 +135,7 @@ def misfits(id: str, found: Mapping[str, Callable[..., Any]]) -> list[Finding]:
     """Find hooks that are coroutine functions where only plain ones can be called, and the other way round."""
     problems = []
     for name, function in found.items():
-        if inspect.iscoroutinefunction(function) and (name in _PLAIN or name not in _EXCHANGE):
+        if inspect.iscoroutinefunction(function) and (name in _PLAIN or name not in EXCHANGE):
             problems.append(
                 Finding(("plugins", id), f"its hook {name} is a coroutine function", expected="a plain function")
             )
