@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pluggy
@@ -24,6 +25,32 @@ def refused_routes(proofs: Iterable[Proof]) -> Iterator[Finding]:
             ("gateway", "pipeline"),
             f"route{'s' * (len(routes) > 1)} {named} {'are' if len(routes) > 1 else 'is'} refused: {gap}",
         )
+
+
+def misset(id: str, config: Any, tree: Mapping[str, Any], said: str) -> Finding:
+    """Give what a plugin says of the configuration its place, by the key that its text begins with.
+
+    `url: not an address` is about the plugin's own table, `models.large.fallbacks: ...` about a table that all share.
+    """
+    where, _, message = said.partition(": ")
+    own = re.match(r"\w+", where)
+    if message and own is not None and own[0] in getattr(config, "__struct_fields__", ()):
+        return Finding(
+            ("plugins", id, *_keys(where, {own[0]: tree.get("plugins", {}).get(id, {}).get(own[0])})), message
+        )
+    shared = _keys(where, tree)
+    return Finding(shared, message) if message and len(shared) > 1 else Finding(("plugins", id), said)
+
+
+def _keys(where: str, tree: Any) -> tuple[str, ...]:
+    """Split a dotted path by the keys that are there, for these may hold dots; empty where it begins with none."""
+    for key in sorted(tree, key=len, reverse=True) if isinstance(tree, Mapping) else ():
+        if where == key:
+            return (key,)
+        if where.startswith((f"{key}.", f"{key}[")):
+            rest = where[len(key) + 1 :]
+            return (key, *(_keys(rest, tree[key]) or tuple(re.findall(r"\w+", rest))))
+    return ()
 
 
 def unknown_meters(unmetered: Sequence[str], meters: Collection[str]) -> list[Finding]:

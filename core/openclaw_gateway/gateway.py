@@ -22,7 +22,7 @@ from openclaw_gateway.config.document import StepSettings
 from openclaw_gateway.config.layers import Layers, TomlFile
 from openclaw_gateway.config.problems import Problem
 from openclaw_gateway.errors import ConfigError, StartFailed
-from openclaw_gateway.gaps import refused_routes, unknown_hooks, unknown_meters
+from openclaw_gateway.gaps import misset, refused_routes, unknown_hooks, unknown_meters
 from openclaw_gateway.hooks import HealthCheck
 from openclaw_gateway.host import Host
 from openclaw_gateway.loader import Loaded, load
@@ -205,7 +205,7 @@ class Gateway:
             except ConfigError as error:
                 problems += error.problems
             except (ValueError, pluggy.PluginValidationError) as error:
-                findings.append(Finding(("plugins", definition.id), str(error)))
+                findings.append(misset(definition.id, definition.config, self.layers.tree, str(error)))
             except KeyError:
                 if not findings and not problems:  # else it names a plugin that could not be built: that is reported
                     raise

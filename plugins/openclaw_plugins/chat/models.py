@@ -6,7 +6,7 @@ A fallback that the caller's tier may not use is left out: a failure is no way t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -94,9 +94,7 @@ class Models:
         usable = self.usable(x[TIER])
         if name in usable:
             return
-        near = difflib.get_close_matches(name, usable, n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise Refused(bad_request(f"model: there is no model {name!r:.80}{hint}", param="model"))
+        raise Refused(bad_request(f"model: there is no model {name!r:.80}{_meant(name, usable)}", param="model"))
 
     def usable(self, tier: Tier) -> Sequence[str]:
         """The aliases that a tier may use, in the order of the configuration."""
@@ -134,14 +132,19 @@ class Models:
         for alias, model in self._models.items():
             for name in model.tiers:
                 if name not in self._host.tiers:
-                    raise ValueError(f"models.{alias}.tiers: no file makes the tier {name!r}")
+                    near = _meant(name, self._host.tiers)
+                    raise ValueError(f"models.{alias}.tiers: no file makes the tier {name!r}{near}")
             for name in model.fallbacks:
                 if name not in self._models:
-                    raise ValueError(f"models.{alias}.fallbacks: there is no model {name!r}")
+                    near = _meant(name, self._models)
+                    raise ValueError(f"models.{alias}.fallbacks: there is no model {name!r}{near}")
         for tier in self._host.tiers.values():
             for alias in sorted(tier.models or ()):
                 if alias not in self._models:
-                    raise ValueError(f"the tier {tier.name!r} opens the model {alias!r}, which [models] does not have")
+                    near = _meant(alias, self._models)
+                    raise ValueError(
+                        f"the tier {tier.name!r} opens the model {alias!r}, which [models] does not have{near}"
+                    )
 
     def _order(self, alias: str, fallbacks: Mapping[str, Sequence[str]]) -> list[str]:
         try:
@@ -155,3 +158,8 @@ class Models:
             for alias, model in self._models.items()
             if (not model.tiers or tier.name in model.tiers) and (tier.models is None or alias in tier.models)
         ]
+
+
+def _meant(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
