@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
+from uuid_utils import uuid7
 
 PROBLEM_JSON = b"application/problem+json"
 
@@ -171,13 +172,25 @@ def internal_error() -> Refusal:
 
 
 def of_edge(status: int, message: str, retry_after: float | None = None) -> Refusal:
-    """What the server itself refuses, before there is a route: 400, 405, 408, 414, 431, 503."""
+    """What the server itself refuses, before there is a route: 400, 405 (CONNECT), 408, 414, 431, 503."""
     code = {405: "METHOD_NOT_ALLOWED", 503: "SERVICE_UNAVAILABLE"}.get(status, "BAD_REQUEST")
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    # RFC 9110 15.5.6: a 405 names what is possible; here that is true of every path.
-    allow = ((b"allow", b"DELETE, GET, HEAD, PATCH, POST, PUT"),) if status == 405 else ()
+    # RFC 9110 15.5.6: a 405 names what is possible, and of what a CONNECT names that is nothing.
+    allow = ((b"allow", b""),) if status == 405 else ()
     headers = (*allow, *_NOTHING_IN_A_BROWSER)
     return Refusal(status=status, code=code, type=kind, message=message, retry_after=retry_after, headers=headers)
+
+
+def written(refusal: Refusal) -> bytes:
+    """Return the whole answer to what never gets as far as a step, after which the connection is closed.
+
+    It has an id of its own, for a client's report: no line of the log is about what was no request.
+    """
+    request_id = str(uuid7())
+    headers, body = refusal.render("", request_id)
+    headers += [(b"x-request-id", request_id.encode()), (b"connection", b"close")]
+    lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\n".encode()]
+    return b"".join([*lines, *(name + b": " + value + b"\r\n" for name, value in headers), b"\r\n", body])
 
 
 #: no step sees these answers, and a link can lead a browser to one

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -79,7 +81,6 @@ async def exchange(port: int, *pieces: bytes | float, wait: float = 3.0) -> byte
         (b"GET /open HTTP/1.1\r\nHost: a\r\n" + b"X: 1\r\n" * 120 + b"\r\n", 431),
         (b"GET /open HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431),
         (b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
-        (b"TRACE /open HTTP/1.1\r\nHost: a\r\n\r\n", 405),
     ],
 )
 async def test_malformed_requests_are_refused_and_the_connection_closed(
@@ -91,6 +92,23 @@ async def test_malformed_requests_are_refused_and_the_connection_closed(
     assert answer.count(b"HTTP/1.1 ") == 1
     assert b"application/problem+json" in answer
     assert b"connection: close" in answer
+    head, body = answer.split(b"\r\n\r\n", 1)
+    (request_id,) = re.findall(rb"\r\nx-request-id: ([0-9a-f-]{36})(?:\r\n|$)", head)
+    assert json.loads(body)["error"]["requestId"] == request_id.decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "allow"), [("/open", 405, "GET"), ("/things", 405, "POST"), ("/no", 404, None)]
+)
+async def test_a_trace_is_told_what_the_route_has_and_never_shown_its_own_headers(
+    port: int, path: str, status: int, allow: str | None
+) -> None:
+    request = f"TRACE {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: hidden\r\nConnection: close\r\n\r\n"
+    answer = (await exchange(port, request.encode())).decode()
+    assert answer.startswith(f"HTTP/1.1 {status} ")
+    assert re.findall(r"\r\nallow: (.*)\r\n", answer) == ([allow] if allow else [])
+    assert "x-request-id: r-1" in answer
+    assert "hidden" not in answer
 
 
 @pytest.mark.parametrize(

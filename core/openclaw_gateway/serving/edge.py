@@ -11,14 +11,13 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from http import HTTPStatus
 from typing import Any, cast
 
 from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from openclaw_gateway.config.document import EdgeSettings
-from openclaw_gateway.refusals import Refusal, of_edge
+from openclaw_gateway.refusals import Refusal, of_edge, written
 from openclaw_gateway.serving.framing import fault
 from openclaw_gateway.serving.sending import Sender
 from openclaw_gateway.serving.sockets import Socket
@@ -284,10 +283,7 @@ class Edge(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        headers, body = refusal.render("", None)
-        lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\n".encode()]
-        lines += [name + b": " + value + b"\r\n" for name, value in (*headers, (b"connection", b"close"))]
-        self.transport.write(b"".join([*lines, b"\r\n", body]))
+        self.transport.write(written(refusal))
         self.transport.close()
 
 

@@ -37,7 +37,7 @@ def fault(
     if lengths > 1 or codings > 1 or (lengths and codings):
         # RFC 9112 6.1: both together are how requests are smuggled past a proxy.
         return 400, "the length of the request is ambiguous"
-    if method in (b"CONNECT", b"TRACE"):
+    if method == b"CONNECT":
         return 405, "this method is not possible here"
     return None
 

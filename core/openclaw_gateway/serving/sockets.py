@@ -16,6 +16,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import CloseCode
 from websockets.protocol import State
 
+from openclaw_gateway.refusals import of_edge, written
+
 #: how long a peer may take to read our close frame and to answer it
 _CLOSING = 5.0
 #: bytes in the transport past which a sender waits: the queue that is counted stands before it, the kernel's behind
@@ -28,7 +30,6 @@ _SLICE = 16 * 1024
 _FRAGMENTS = 4096
 #: answers to protocol pings that may wait for a peer that takes none before it is read no further
 _PONGS = 64
-_UNREADABLE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class Socket(WebSocketsSansIOProtocol):
@@ -114,7 +115,7 @@ class Socket(WebSocketsSansIOProtocol):
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
             # The base would wait for a handshake that can no more come, with no deadline.
             self._failed = True
-            self.transport.write(_UNREADABLE)
+            self.transport.write(written(of_edge(400, "the request is not a valid WebSocket handshake")))
             self.transport.close()
 
     def _read_on(self) -> None:
