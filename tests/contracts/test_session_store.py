@@ -312,3 +312,23 @@ async def test_counts_are_read_from_the_store(stores: Stores) -> None:
         assert other.registry.get_sample_value("sessions_active", {"tier": "teams"}) == 1
     assert stores.registry.get_sample_value("sessions_total", {"tier": "teams"}) == 2
     assert stores.registry.get_sample_value("session_duration_seconds_count", {"tier": "teams"}) == 1
+
+
+async def test_work_of_a_charge_that_was_given_back_or_made_is_not_stored(stores: Stores) -> None:
+    """Whoever was told that it had no effect may ask again; the work of one moment fails alone."""
+    session = await create(stores)
+    holds = {}
+    for name in ("disowned", "charged", "good"):
+        _, holds[name] = await stores.accounts.reserve("acme", [Take(MESSAGES, "-", 1, name)])
+    await stores.accounts.commit(holds["charged"])
+    assert not await stores.accounts.disown("acme", "disowned")
+
+    async def append(name: str) -> None:
+        new = [NewMessage(role="user", content=name)]
+        await stores.sessions.append("acme", session.session_id, new, holds=holds[name])
+
+    found = await asyncio.gather(*map(append, holds), return_exceptions=True)
+    assert [e.refusal.status for e in found if isinstance(e, Refused)] == [409, 409] and found[2] is None
+    page = await stores.sessions.messages("acme", session.session_id, limit=10, cursor=None)
+    assert [message.content for message in page.items] == ["good"]
+    assert await used(stores, MESSAGES) == 2

@@ -46,6 +46,8 @@ class Fleet:
             "plugins.events.use": "events.redis",
             "plugins.ws_tickets.redis": "redis",
             "plugins.accounts.hold_ttl": hold_ttl,
+            # what was charged is counted again at the end, and a run may be longer than an hour
+            "plugins.accounts.keep_resolved": "1d",
             "plugins.accounts.reap_every": "500ms",
             "plugins.accounts.deliver_every": "500ms",
             "plugins.accounts.deliver_within": "2s",

@@ -114,6 +114,8 @@ class Accounts(Protocol):
     ) -> None:
         """Turn holds into usage, inside `transaction` where the work is stored there.
 
+        There it raises Refused (409) for a hold that was given back or charged before: somebody else has the work
+        then, and the transaction must not store it a second time. By itself it passes over such a hold.
         `lives_until` and `holder` are for durable leases: the hold then stands until that time, or until
         `release` of that holder.
         """

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, or_, select, tuple_, u
 from sqlalchemy.dialects import postgresql, sqlite
 from uuid_utils import uuid7
 
-from openclaw_gateway.api import Balance, Hold, Take
+from openclaw_gateway.api import Balance, Hold, Refused, Take, conflict
 from openclaw_plugins.accounts import thresholds
 from openclaw_plugins.accounts.periods import seconds_left
 from openclaw_plugins.accounts.statements import Held, Resolved, Written, statements
@@ -30,6 +30,8 @@ PEEK = select(*_KEY, usage.c.used, usage.c.held, usage.c.tier, usage.c.announced
 _CLOSE = update(holds).where(holds.c.hold_id == bindparam("id")).values(state=bindparam("new_state"))
 #: what still counts against a limit: a reservation, or the lease of something stored
 COUNTS = or_(holds.c.state == "held", (holds.c.state == "committed") & (holds.c.kind == "lease"))
+
+_RESOLVED = conflict("the request was given up meanwhile, and may be carried out anew; ask again", retry_after=1)
 
 
 class Row:
@@ -104,7 +106,8 @@ class Ledger:
     def resolve(self, settlements: Iterable[Settlement], lease_ttl: float) -> int:
         """Commit or void; return how many commits came to a hold that had been resolved before.
 
-        A commit that comes after its hold expired is still charged: its effect is real.
+        A commit that comes after its hold expired is still charged: its effect is real. One that is bound to work of
+        its transaction raises Refused where its hold was resolved before: that work is somebody else's by now.
         """
         settlements = list(settlements)
         ids = [hold.id for work in settlements for hold in work.holds]
@@ -116,6 +119,8 @@ class Ledger:
             for hold in work.holds:
                 state = states.pop(hold.id, None)
                 if state not in ("held", "expired"):
+                    if work.bound and state is not None:
+                        raise Refused(_RESOLVED)
                     late += committed
                     continue
                 if state == "expired" and not committed:

@@ -101,10 +101,13 @@ class SqlAccounts:
         lives_until: datetime | None = None,
         holder: str | None = None,
     ) -> None:
-        """Charge the holds; inside `transaction` they are charged if and only if it commits."""
+        """Charge the holds; inside `transaction` they are charged if and only if it commits.
+
+        There it raises Refused for one that was given back or charged before.
+        """
         if not holds:
             return
-        work = Settlement(holds, "committed", lives_until, holder)
+        work = Settlement(holds, "committed", lives_until, holder, bound=transaction is not None)
         if transaction is None:
             await self._lane.through(work)
         else:

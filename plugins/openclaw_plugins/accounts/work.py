@@ -54,16 +54,23 @@ class Reservation(Work):
 
 
 class Settlement(Work):
-    """Holds to be committed or voided."""
+    """Holds to be committed or voided; `bound`, with work that is stored in the same transaction."""
 
     verb = "settle"
 
-    __slots__ = ("holder", "holds", "how", "lives_until")
+    __slots__ = ("bound", "holder", "holds", "how", "lives_until")
 
     def __init__(
-        self, holds: Sequence[Hold], how: Resolution, lives_until: datetime | None, holder: str | None
+        self,
+        holds: Sequence[Hold],
+        how: Resolution,
+        lives_until: datetime | None,
+        holder: str | None,
+        *,
+        bound: bool = False,
     ) -> None:
         super().__init__()
+        self.bound = bound
         self.holds = holds
         self.how: Resolution = how
         self.lives_until = lives_until

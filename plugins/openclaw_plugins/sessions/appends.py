@@ -122,9 +122,11 @@ class Appends:
         waiting = self._waiting[organization]
         try:
             while waiting:
-                batch = waiting[:_BATCH]
+                # Whoever has given up waiting has told somebody that it was not stored.
+                batch = [append for append in waiting[:_BATCH] if not append.done.cancelled()]
                 del waiting[:_BATCH]
-                await self._store(organization, batch)
+                if batch:
+                    await self._store(organization, batch)
         finally:
             del self._waiting[organization]
             for append in waiting:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Column, DateTime, MetaData, Table, Text, Uuid, and_, delete, insert, update
 
-from openclaw_gateway.api import Accounts, Clock, Database, ExecutionStatus, Hold, StoreUnavailable
+from openclaw_gateway.api import Accounts, Clock, Database, ExecutionStatus, Hold, Refused, StoreUnavailable
 
 _TIME = DateTime(timezone=True)
 _ID = Uuid(as_uuid=False)
@@ -108,6 +108,8 @@ class Executions:
                     if counts:
                         await self._accounts.commit(holds, transaction=connection)
                 break
+            except Refused:
+                counts = False  # the charge was settled without us; how the run ended is still to be told
             except StoreUnavailable:
                 if pause is None:
                     raise
