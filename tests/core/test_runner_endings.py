@@ -12,7 +12,19 @@ import pytest
 from litestar.handlers import asgi
 from small import CONFIG, TIERS, Api, Known, Named, Ranked
 
-from openclaw_gateway.api import Outcome, Refused, StoreUnavailable, bad_request, declared, hookimpl
+from openclaw_gateway.api import (
+    MESSAGES,
+    PRINCIPAL,
+    Exchange,
+    Outcome,
+    Refusal,
+    Refused,
+    Reply,
+    StoreUnavailable,
+    bad_request,
+    declared,
+    hookimpl,
+)
 from openclaw_gateway.gateway import Gateway
 from openclaw_gateway.testing import build, configuration
 
@@ -62,9 +74,22 @@ def gateway(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> Gat
 
 
 async def ended(gateway: Gateway, kind: str, path: str, method: str = "GET") -> tuple[list[dict[str, Any]], Outcome]:
-    """Carry one exchange; return what was sent and how it ended. Nothing of it is left in the scope."""
-    extensions = {"websocket.http.response": {}}
-    scope = {"type": kind, "method": method, "path": path, "headers": [], "client": None, "extensions": extensions}
+    """Carry one exchange; return what was sent and how it ended."""
+    sent = await carried(gateway, kind, path, method)
+    (outcome,) = gateway.plugin("named").outcomes
+    return sent, outcome
+
+
+async def carried(gateway: Gateway, kind: str, path: str, method: str = "GET", **headers: str) -> list[dict[str, Any]]:
+    """Carry one exchange; return what was sent. Nothing of it is left in the scope."""
+    scope: dict[str, Any] = {
+        "type": kind,
+        "method": method,
+        "path": path,
+        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+        "client": None,
+        "extensions": {"websocket.http.response": {}},
+    }
     sent: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:
@@ -75,8 +100,7 @@ async def ended(gateway: Gateway, kind: str, path: str, method: str = "GET") -> 
 
     await gateway.runner(scope, receive, send)
     assert "exchange" not in scope
-    (outcome,) = gateway.plugin("named").outcomes
-    return sent, outcome
+    return sent
 
 
 @pytest.mark.parametrize(
@@ -161,3 +185,50 @@ async def test_an_answer_passes_the_steps_that_the_request_has_entered_and_no_ot
     assert messages[0]["status"] == (400 if refuses == "named" else 401)
     assert outcome.refused_by == refuses
     assert heard == passed
+
+
+async def test_one_request_in_so_many_is_timed(tmp_path: Path) -> None:
+    toml = CONFIG.replace("port = 0", "port = 0\nstage_sampling = 3")
+    gateway = build(configuration(tmp_path, toml=toml, tiers=TIERS))
+    labels = {"plugin": "named", "stage": "request"}
+    timed = []
+    for _ in range(7):
+        await carried(gateway, "http", "/open")
+        timed.append(gateway.registry.get_sample_value("plugin_stage_duration_seconds_count", labels) or 0)
+    assert timed == [0, 0, 1, 1, 1, 2, 2]
+
+
+async def test_messages_of_a_socket_pass_their_steps_and_limits_and_are_each_completed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[Any, bool]] = [
+        (None, True), (None, True), (None, True), (None, False),
+        (bad_request("no"), True), (Reply(status=200), True), (None, False),
+    ]  # fmt: skip
+    told: list[tuple[Exchange, Refusal | None]] = []
+    answers: list[Any] = []
+
+    @asgi(
+        "/talk",
+        copy_scope=False,
+        **declared(access="authenticated", methods=("WEBSOCKET",), message_meters=(MESSAGES,)),
+    )
+    async def talk(scope: Any, receive: Any, send: Any) -> None:
+        await send(ACCEPT)
+        for answer, metered in said:
+            answers[:] = [answer]
+            told.append(await gateway.runner.message(scope["exchange"], metered=metered))
+            await gateway.runner.complete(told[-1][0])
+
+    routes = Api.routes
+    monkeypatch.setattr(Api, "routes", hookimpl(lambda self: [*routes(self), talk]))
+    monkeypatch.setattr(Known, "on_message", hookimpl(lambda self, x: answers[0]), raising=False)
+    tiers = {"basic": "[capped.requests]\nlimit = 3\n[capped.messages]\nlimit = 2\n"}
+    gateway = build(configuration(tmp_path, toml=CONFIG, tiers=tiers))
+    await carried(gateway, "websocket", "/talk", x_org="a")
+    assert [refusal and refusal.status for _, refusal in told] == [None, None, 429, None, 400, 500, None]
+    assert all(x.refusal is refusal and x[PRINCIPAL].organization == "a" for x, refusal in told)
+    codes = [outcome.error_code for outcome in gateway.plugin("named").outcomes]
+    refused = [refusal and refusal.code for _, refusal in told]
+    assert codes == [*refused, None]  # the handshake's own is the last
+    assert gateway.plugin("tally").used == {"a capped.messages": 2, "a capped.requests": 1}
