@@ -212,6 +212,21 @@ async def test_what_was_reserved_under_a_reference_is_disowned_unless_it_was_cha
         for late in (held, expired):  # whoever wanted them was told that they had no effect
             await accounts.commit(late)
         assert await columns(stores) == [(4, 0)]
+        assert stores.registry.get_sample_value("accounts_holds_expired_total") == 1
+        assert stores.registry.get_sample_value("accounts_resolved_twice_total") == 2
+
+
+@pytest.mark.parametrize("guess", [datetime(2020, 1, 31, tzinfo=UTC), datetime(2090, 1, 1, tzinfo=UTC)])
+async def test_the_month_is_that_of_the_store_whatever_a_replica_takes_it_for(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, guess: datetime
+) -> None:
+    monkeypatch.setattr(stores.accounts, "_guess", lambda: guess)
+    balances, holds = await stores.accounts.reserve("acme", [take(QUOTA, 3)])
+    assert holds[0].period == period_of(QUOTA, datetime.now(UTC)) and balances[0].used == 3
+    await stores.accounts.commit(holds)
+    (balance,) = await stores.accounts.peek("acme", [take(QUOTA)])
+    assert balance.used == 3
+    assert balance.reset_after == pytest.approx(seconds_left(QUOTA, datetime.now(UTC)), abs=60)
 
 
 async def test_what_was_resolved_is_kept_for_its_time_and_then_forgotten(stores: Stores) -> None:
@@ -279,10 +294,16 @@ async def test_a_release_in_a_transaction_gives_the_place_back_if_and_only_if_it
 
 async def test_what_is_on_its_way_when_it_closes_is_done_first(config: dict[str, Any], tmp_path: Path) -> None:
     async with Stores(tmp_path, config, {}).opened() as stores:
-        _, holds = await stores.accounts.reserve("acme", [take(QUOTA, 7)])
-        charge = asyncio.create_task(stores.accounts.commit(holds))
-        await asyncio.sleep(0)  # the lane has it, and has not begun
-    assert charge.done() and charge.exception() is None
+        charges = []
+        for amount in (4, 3):
+            _, holds = await stores.accounts.reserve("acme", [take(QUOTA, amount)])
+            charges.append(stores.accounts.commit(holds))
+        tasks = []
+        for charge in charges:  # the first is in its transaction when the second comes to wait behind it
+            tasks.append(asyncio.create_task(charge))
+            for _ in range(5):
+                await asyncio.sleep(0)
+    assert [task.done() and task.exception() for task in tasks] == [None, None]
     async with Stores(tmp_path, config, {}).opened() as later:
         assert await columns(later) == [(7, 0)]
 

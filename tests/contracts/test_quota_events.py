@@ -208,6 +208,28 @@ async def test_a_store_that_fails_for_a_moment_is_asked_again_and_told_of(
     assert sum(record.message == "quota events could not be delivered" for record in caplog.records) == 1
 
 
+async def test_whoever_is_being_told_when_it_closes_has_stopped_when_it_is_closed(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    steps: list[str] = []
+
+    class Slow(Listener):
+        async def _hear(self, event: QuotaEvent) -> None:
+            steps.append("told")
+            try:
+                await asyncio.sleep(600)
+            finally:
+                await asyncio.sleep(0.05)
+                steps.append("stopped")
+
+    stores = listening(tmp_path, config, Slow(), deliver_within=600)
+    async with stores.database.lifespan():
+        async with stores.accounts.lifespan():
+            await charge(stores, 8)
+            await until(lambda: steps)
+        assert steps == ["told", "stopped"]
+
+
 async def test_what_was_told_is_forgotten_after_forty_days_and_what_was_not_never(
     config: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -12,24 +12,23 @@ _ACCOUNTS = ("tests/contracts/test_accounts.py",)
 _EVENTS = ("tests/contracts/test_quota_events.py",)
 _PERIODS = ("tests/plugins/test_account_periods.py",)
 _LANE = ("tests/plugins/test_account_lane.py",)
+_RUNNER = ("tests/core/test_runner.py", "tests/core/test_runner_endings.py", "tests/plugins/test_charges.py")
 #: of the contract those that take the least time and see the most
 _SEEING = "any_trace or all_or_nothing or resolved_once or leases or expired or shadow or told or passes"
 _SQLITE = f"sqlite and ({_SEEING})"
-_TASKS = "reaper or transaction or on_its_way or given_back or looked_for or disowned or forgotten"
+_TASKS = "reaper or transaction or on_its_way or given_back or looked_for or disowned or forgotten or month_is"
 _SQLITE_AND_TASKS = f"sqlite and ({_SEEING} or {_TASKS})"
 
 
 class Target(msgspec.Struct, frozen=True):
     """A module and the tests that judge its mutants: few and quick, for they run once for each mutant.
 
-    `only` is pytest's expression; parts that need a server are judged by `planted.py` and by the whole suite. Where
-    `examined` is false nobody has looked at the survivors yet: the command shows them, the table claims nothing.
+    `only` is pytest's expression; what only PostgreSQL shows is judged by `planted.py` and by the whole suite.
     """
 
     module: str
     tests: tuple[str, ...]
     only: str = ""
-    examined: bool = True
 
 
 class Equivalent(msgspec.Struct, frozen=True):
@@ -49,17 +48,18 @@ TARGETS = (
         f"{_PLUGINS}/counters/redis.py",
         ("tests/contracts/test_counters.py", "tests/plugins/test_counters_redis_faults.py"),
         "(valkey or this_process or may_evict or may_not_be_asked) and not retrying and not reset_after",
-        examined=False,
     ),
     Target(f"{_PLUGINS}/counters/redis_fallback.py", ("tests/plugins/test_counters_fallback.py",)),
     Target(f"{_PLUGINS}/ratelimit.py", ("tests/plugins/test_ratelimit.py",)),
     Target(f"{_PLUGINS}/quota.py", ("tests/plugins/test_quota.py",)),
     Target(f"{_PLUGINS}/concurrency.py", ("tests/plugins/test_concurrency.py",)),
     Target(f"{_PLUGINS}/accounts/ledger.py", (*_ACCOUNTS, *_EVENTS), _SQLITE),
-    Target(f"{_PLUGINS}/accounts/sql.py", (*_ACCOUNTS, *_EVENTS), _SQLITE_AND_TASKS, examined=False),
+    Target(f"{_PLUGINS}/accounts/sql.py", (*_ACCOUNTS, *_EVENTS), _SQLITE_AND_TASKS),
     Target(f"{_PLUGINS}/accounts/lane.py", _LANE),
     Target(f"{_PLUGINS}/accounts/work.py", _LANE),
-    Target(f"{_PLUGINS}/accounts/outbox.py", _EVENTS, "sqlite", examined=False),
+    Target(f"{_PLUGINS}/accounts/statements.py", (*_ACCOUNTS, *_EVENTS), _SQLITE_AND_TASKS),
+    Target(f"{_PLUGINS}/accounts/reading.py", (*_ACCOUNTS, *_EVENTS), _SQLITE_AND_TASKS),
+    Target(f"{_PLUGINS}/accounts/outbox.py", _EVENTS, "sqlite"),
     Target(f"{_PLUGINS}/accounts/periods.py", _PERIODS),
     Target(f"{_PLUGINS}/accounts/thresholds.py", (*_PERIODS, *_EVENTS), "account_periods or (sqlite and told_once)"),
     Target(f"{_CORE}/admission.py", ("tests/core/test_admission.py",)),
@@ -75,11 +75,8 @@ TARGETS = (
         f"{_CORE}/pipeline.py",
         (*(f"tests/core/test_{name}.py" for name in ("pipeline", "golden", "exchange", "runner")),),
     ),
-    Target(
-        f"{_CORE}/runner.py",
-        (*(f"tests/core/test_{name}.py" for name in ("runner", "runner_endings")), "tests/plugins/test_charges.py"),
-        examined=False,
-    ),
+    Target(f"{_CORE}/runner.py", _RUNNER),
+    Target(f"{_CORE}/response.py", (*_RUNNER, "tests/core/test_exchange.py")),
 )
 
 _DAY = "end = day + timedelta(days=1) if limit.period == 'day' else "
@@ -185,6 +182,20 @@ EQUIVALENT = (
         "to release nothing, or what was never given, does nothing; the question saves the way there",
     ),
     # --- how much work is done at once, not what comes of it --------------------------------------
+    Equivalent(
+        f"{_PLUGINS}/counters/redis_fallback.py",
+        "",
+        "_KEPT = 10000",
+        "_KEPT = 10001",
+        "how many shares are kept is a matter of memory",
+    ),
+    Equivalent(
+        f"{_PLUGINS}/accounts/sql.py",
+        "",
+        "_SWEEP = 500",
+        "_SWEEP = 501",
+        "how many are given back at once; whoever has found as many looks again",
+    ),
     Equivalent(
         f"{_PLUGINS}/accounts/outbox.py",
         "",
