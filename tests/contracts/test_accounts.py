@@ -216,6 +216,38 @@ async def test_what_was_reserved_under_a_reference_is_disowned_unless_it_was_cha
         assert stores.registry.get_sample_value("accounts_resolved_twice_total") == 2
 
 
+async def test_standings_are_what_is_used_and_held_in_the_periods_that_run(stores: Stores) -> None:
+    now = datetime.now(UTC)
+    limits = {
+        "month": replace(QUOTA, tier="teams"),
+        "day": quota(10, "quota.skills", period="day"),
+        "session": quota(10, "quota.turns", period="session"),
+        "lease": LEASE,
+    }
+    for organization in ("a", "b", "gone", "voided"):
+        for limit in limits.values():
+            _, holds = await stores.accounts.reserve(organization, [take(limit)])
+            if organization == "voided":
+                await stores.accounts.void(holds)
+            elif organization != "b":
+                await stores.accounts.commit(holds, lives_until=now + timedelta(hours=1), holder="s")
+    _, holds = await stores.accounts.reserve("a", [take(limits["month"], 2)])
+    async with stores.database.transaction(None, operation="update", table="t") as connection:
+        for change in ("DELETE FROM openclaw_holds", "UPDATE openclaw_usage SET period = '2020-01'"):
+            await connection.execute(text(f"{change} WHERE organization_id = 'gone' AND limit_name = 'quota.messages'"))
+        await connection.execute(text("DELETE FROM openclaw_holds WHERE organization_id = 'gone'"))
+        await connection.execute(
+            text("DELETE FROM openclaw_usage WHERE organization_id = 'gone' AND period <> '2020-01'")
+        )
+    found = {(row.organization, row.limit, row.tier): row.used for row in await stores.accounts.standings()}
+    assert found == {
+        (organization, limit.name, limit.tier): 3 if (organization, name) == ("a", "month") else 1
+        for organization in ("a", "b")
+        for name, limit in limits.items()
+    }
+    assert {row.period for row in await stores.accounts.standings()} == {period_of(x, now) for x in limits.values()}
+
+
 @pytest.mark.parametrize("guess", [datetime(2020, 1, 31, tzinfo=UTC), datetime(2090, 1, 1, tzinfo=UTC)])
 async def test_the_month_is_that_of_the_store_whatever_a_replica_takes_it_for(
     stores: Stores, monkeypatch: pytest.MonkeyPatch, guess: datetime

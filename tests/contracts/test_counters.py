@@ -339,6 +339,15 @@ async def test_what_has_left_the_window_is_not_given_back_to_another(backend: Ba
     assert (balance.refused, balance.used) == (True, 100)
 
 
+async def test_what_has_leaked_is_not_given_back_by_so_much_as_a_millisecond(backend: Backend) -> None:
+    take = Take(rate(1, algorithm="gcra", burst=1), "-")
+    (old,) = await backend.admit(take)
+    backend.clock.ms += 120_000
+    assert (await backend.admit(take))[0].reset_after == 60
+    await backend.counters.correct("acme", [corrected(take, old, 0)])
+    assert (await backend.admit(take))[0].reset_after == 60
+
+
 async def test_what_is_given_back_leaves_the_bucket_in_which_it_was_charged(backend: Backend) -> None:
     """Taken from a later bucket, it would let the later charge leave the window with the earlier one."""
     take = Take(rate(100), "-", 50)
@@ -605,6 +614,15 @@ async def test_memory_drops_what_is_empty_again() -> None:
     assert len(counters) == 1
 
 
+async def test_memory_keeps_nothing_for_a_correction_of_what_it_never_counted() -> None:
+    counters = memory(MillisecondClock())
+    for take, amount in ((Take(rate(), "-"), -5), (Take(rate(), "-"), 0), (holding(lease(), "h"), 5)):
+        await counters.correct("acme", [Correction(limit=take.limit, subject="-", amount=amount, at=1)])
+        assert len(counters) == 0
+    await counters.correct("acme", [Correction(limit=rate(), subject="-", amount=5, at=1)])
+    assert len(counters) == 1
+
+
 async def test_memory_past_its_cap_refuses_new_subjects_unless_the_limit_is_open(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -617,6 +635,7 @@ async def test_memory_past_its_cap_refuses_new_subjects_unless_the_limit_is_open
         for _ in range(3):
             (balance,) = await counters.admit("acme", [Take(limit, "one-more")])
             assert (balance.refused, balance.degraded, balance.retry_after) == (refused, True, None)
+            assert (balance.used, balance.reset_after) == (0, None)
     assert len(counters) == 10
     (known,) = await counters.admit("acme", [Take(rate(scope="user"), "user-3")])
     assert (known.refused, known.used) == (False, 2)

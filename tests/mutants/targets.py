@@ -16,7 +16,9 @@ _RUNNER = ("tests/core/test_runner.py", "tests/core/test_runner_endings.py", "te
 #: of the contract those that take the least time and see the most
 _SEEING = "any_trace or all_or_nothing or resolved_once or leases or expired or shadow or told or passes"
 _SQLITE = f"sqlite and ({_SEEING})"
-_TASKS = "reaper or transaction or on_its_way or given_back or looked_for or disowned or forgotten or month_is"
+_TASKS = (
+    "reaper or transaction or on_its_way or given_back or looked_for or disowned or forgotten or month_is or standings"
+)
 _SQLITE_AND_TASKS = f"sqlite and ({_SEEING} or {_TASKS})"
 
 
@@ -57,7 +59,11 @@ TARGETS = (
     Target(f"{_PLUGINS}/accounts/sql.py", (*_ACCOUNTS, *_EVENTS), _SQLITE_AND_TASKS),
     Target(f"{_PLUGINS}/accounts/lane.py", _LANE),
     Target(f"{_PLUGINS}/accounts/work.py", _LANE),
-    Target(f"{_PLUGINS}/accounts/statements.py", (*_ACCOUNTS, *_EVENTS), _SQLITE_AND_TASKS),
+    Target(
+        f"{_PLUGINS}/accounts/statements.py",
+        _ACCOUNTS,  # over both stores: it has a half for each
+        "all_or_nothing or resolved_once or leases_stand or expired or month_is or standings",
+    ),
     Target(f"{_PLUGINS}/accounts/reading.py", (*_ACCOUNTS, *_EVENTS), _SQLITE_AND_TASKS),
     Target(f"{_PLUGINS}/accounts/outbox.py", _EVENTS, "sqlite"),
     Target(f"{_PLUGINS}/accounts/periods.py", _PERIODS),
@@ -152,6 +158,13 @@ EQUIVALENT = (
         "retry_after = wait / 1000 if wait > 0 else limit.window",
         "retry_after = wait / 1000 if wait >= 0 else limit.window",
         "it is asked only where there is a wait",
+    ),
+    Equivalent(
+        f"{_PLUGINS}/counters/memory.py",
+        "MemoryCounters._look",
+        "tally.ask(take.limit, 0, now)",
+        "tally.ask(take.limit, 1, now)",
+        "it is asked to bring the tally up to the time; its answer is not used",
     ),
     Equivalent(
         f"{_PLUGINS}/counters/memory.py",

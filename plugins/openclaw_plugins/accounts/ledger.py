@@ -24,7 +24,7 @@ from openclaw_plugins.accounts.work import Key, Reservation, Settlement, hold_ke
 _KEY = (usage.c.organization_id, usage.c.subject, usage.c.limit_name, usage.c.period)
 _HOLD_KEY = (holds.c.organization_id, holds.c.subject, holds.c.limit_name, holds.c.period)
 _NOW = select(now())
-PEEK = select(*_KEY, usage.c.used, usage.c.held, usage.c.tier, usage.c.announced, now().label("now")).where(
+PEEK = select(*_KEY, usage.c.used + usage.c.held, now().label("now")).where(
     tuple_(*_KEY).in_(bindparam("keys", expanding=True))
 )
 _CLOSE = update(holds).where(holds.c.hold_id == bindparam("id")).values(state=bindparam("new_state"))

@@ -8,19 +8,19 @@ from datetime import datetime
 from sqlalchemy import Connection, RowMapping, select
 
 from openclaw_gateway.api import Standing
-from openclaw_plugins.accounts.ledger import COUNTS, PEEK, Row, aware, clock
+from openclaw_plugins.accounts.ledger import COUNTS, PEEK, aware, clock
 from openclaw_plugins.accounts.tables import holds, usage
 from openclaw_plugins.accounts.work import Key
 
 
-def standing(connection: Connection, keys: Sequence[Key]) -> tuple[datetime | None, dict[Key, Row]]:
-    """Read usage rows without a lock, and the time; None where there is no row to read it with."""
+def standing(connection: Connection, keys: Sequence[Key]) -> tuple[datetime | None, dict[Key, int]]:
+    """Read what is used or held, without a lock, and the time; None where there is no row to read it with."""
     now = None
-    rows: dict[Key, Row] = {}
-    for row in connection.execute(PEEK, {"keys": sorted(set(keys))}) if keys else ():
-        rows[row[0], row[1], row[2], row[3]] = Row(row[4], row[5], row[6], row[7])
-        now = aware(row[8])
-    return now, rows
+    found: dict[Key, int] = {}
+    for *key, used, then in connection.execute(PEEK, {"keys": sorted(set(keys))}) if keys else ():
+        found[tuple(key)] = used
+        now = aware(then)
+    return now, found
 
 
 def leases_of(connection: Connection, organization: str, meter: str, holder: str) -> Sequence[RowMapping]:

@@ -151,14 +151,14 @@ class SqlAccounts:
 
         def look(connection: Connection) -> Sequence[Balance]:
             guess = self._guess()
-            now, rows = reading.standing(connection, keys_at(guess))
+            now, found = reading.standing(connection, keys_at(guess))
             now = now or ledger.clock(connection)
             if keys_at(now) != keys_at(guess):
-                _, rows = reading.standing(connection, keys_at(now))
+                _, found = reading.standing(connection, keys_at(now))
             return [
                 Balance(
                     limit=take.limit,
-                    used=rows[key].used + rows[key].held if key in rows else 0,
+                    used=found.get(key, 0),
                     reset_after=seconds_left(take.limit, now),
                 )
                 for key, take in zip(keys_at(now), takes, strict=True)
