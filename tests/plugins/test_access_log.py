@@ -166,6 +166,26 @@ def test_a_stuck_target_never_makes_a_caller_wait_and_losses_are_counted() -> No
     target.free.set()
 
 
+def test_lines_are_encoded_a_few_at_a_time_in_order() -> None:
+    """Nothing else runs while they are encoded: a burst must not be one piece of work."""
+    written: list[bytes] = []
+
+    class Kept:
+        def write(self, data: bytes) -> int:
+            written.append(data)
+            return len(data)
+
+        def close(self) -> None: ...
+
+    sink = Sink(lambda record: b"%d\n" % record, Kept, lambda _: None)
+    for i in range(500):
+        sink.put(i)
+    sink.start()
+    assert sink.stop()
+    assert max(data.count(b"\n") for data in written) <= 32
+    assert b"".join(written).split() == [b"%d" % i for i in range(500)]
+
+
 class Disk:
     """Takes so many bytes, and then none until there is room again."""
 
