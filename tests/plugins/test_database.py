@@ -11,10 +11,11 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import msgspec
 import pytest
 from click.testing import CliRunner
@@ -208,6 +209,40 @@ async def test_sqlite_writers_queue_and_readers_cannot_write(tmp_path: Path) -> 
         with pytest.raises(StoreUnavailable):
             async with store.transaction("a", operation="select", table="t") as connection:
                 await connection.execute(text("DELETE FROM openclaw_sessions"))
+
+
+async def test_a_look_that_was_cut_short_keeps_no_snapshot_on_sqlite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its traceback is kept, its statement is too; the log of changes must be written back all the same."""
+    store = database(tmp_path)
+    plain, looked = aiosqlite.Cursor.execute, asyncio.Event()
+
+    async def execute(cursor: Any, statement: str, *more: Any) -> Any:
+        found = await plain(cursor, statement, *more)
+        if "recursive" in statement:
+            looked.set()
+            await asyncio.sleep(30)
+        return found
+
+    async def look() -> None:
+        async with store.transaction(None, operation="select", table="t") as connection:
+            numbers = "WITH recursive n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 9)"
+            await connection.execute(text(f"{numbers} SELECT i, name FROM n, sqlite_master"))
+
+    async with store.lifespan():
+        monkeypatch.setattr(aiosqlite.Cursor, "execute", execute)
+        looking = asyncio.create_task(look())
+        await looked.wait()
+        looking.cancel()
+        with pytest.raises(asyncio.CancelledError) as kept:
+            await looking
+        async with store.transaction(None, operation="insert", table="t") as connection:
+            await connection.execute(text(SESSION.format(id=uuid.uuid4().hex, org="a", status="active")))
+        with closing(sqlite3.connect(tmp_path / ".openclaw/gateway.db", timeout=1)) as other:
+            busy, *_ = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert kept.value is not None
+    assert not busy
 
 
 async def test_an_exhausted_pool_is_busy_and_health_still_answers(config: dict[str, Any], tmp_path: Path) -> None:
