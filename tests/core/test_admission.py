@@ -356,6 +356,15 @@ async def test_what_is_voided_gives_back_everything(fast: Fast, durable: Durable
     assert len(fast.corrected) == len(durable.voided) == 1
 
 
+async def test_a_request_that_fails_was_a_request(fast: Fast) -> None:
+    for admit in (admission().admit, admission().admit_request):
+        x = exchange()
+        assert await admit(x, plan((rate(), fast))) is None
+        assert x.receipt is not None
+        await x.receipt.void()
+    assert fast.corrected == []
+
+
 async def test_a_store_that_fails_keeps_what_is_to_be_committed_and_lets_the_rest_expire(
     fast: Fast, durable: Durable, caplog: pytest.LogCaptureFixture
 ) -> None:
