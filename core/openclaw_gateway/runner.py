@@ -261,10 +261,11 @@ class Runner:
             refusal = refusal_of(error)
             if refusal.status >= 500:
                 log_fault(x, error)
-            if not response.started:
-                await response.deny(refusal)
-            elif not response.finished:
-                await send({"type": "websocket.close", "code": 1011, "reason": "internal error"})
+            if not response.finished:
+                if response.started:
+                    await send({"type": "websocket.close", "code": 1011, "reason": "internal error"})
+                else:
+                    await response.deny(refusal)
         finally:
             await self._complete(x)
             del scope["exchange"]

@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from litestar import get
 from litestar.handlers import asgi
+from litestar.params import FromQuery
 from small import CONFIG, TIERS, Api, Known, Named, Ranked
 
 from openclaw_gateway.api import (
     MESSAGES,
     PRINCIPAL,
+    REQUEST_ID,
     Exchange,
     Outcome,
     Refusal,
@@ -25,12 +29,14 @@ from openclaw_gateway.api import (
     declared,
     hookimpl,
 )
+from openclaw_gateway.decoding import Disconnected
 from openclaw_gateway.gateway import Gateway
-from openclaw_gateway.testing import build, configuration
+from openclaw_gateway.testing import build, configuration, serving
 
 pytestmark = pytest.mark.usefixtures("small")
 
 ACCEPT = {"type": "websocket.accept"}
+DENY = {"type": "websocket.http.response.start", "status": 403, "headers": []}
 START = {"type": "http.response.start", "status": 200, "headers": []}
 
 #: what a handler sends, and then raises, by its path
@@ -40,6 +46,11 @@ SOCKETS: dict[str, tuple[list[Any], BaseException | None]] = {
     "/ws/refuses": ([], Refused(bad_request("no", param="a.b"))),
     "/ws/cut": ([ACCEPT], RuntimeError("secret cause")),
     "/ws/after": ([ACCEPT, {"type": "websocket.close", "code": 4000, "reason": ""}], RuntimeError("secret cause")),
+    "/ws/denied": (
+        [{"type": "websocket.http.response.start", "status": 403, "headers": []}],
+        RuntimeError("secret cause"),
+    ),
+    "/ws/shut": ([{"type": "websocket.close", "code": 1008, "reason": ""}], RuntimeError("secret cause")),
     "/ws/drained": ([ACCEPT], asyncio.CancelledError()),
 }
 REQUESTS: dict[str, tuple[list[Any], BaseException | None]] = {
@@ -65,10 +76,20 @@ def ending(methods: tuple[str, ...], fates: dict[str, tuple[list[Any], BaseExcep
     return handler
 
 
+@get("/left", **declared(access="public"))
+async def left() -> None:
+    raise Disconnected
+
+
+@get("/number", **declared(access="public"))
+async def number(n: FromQuery[int]) -> None:
+    raise AssertionError(n)
+
+
 @pytest.fixture
 def gateway(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> Gateway:
     routes = Api.routes
-    more = [ending(("WEBSOCKET",), SOCKETS), ending(("GET",), REQUESTS)]
+    more = [ending(("WEBSOCKET",), SOCKETS), ending(("GET",), REQUESTS), left, number]
     monkeypatch.setattr(Api, "routes", hookimpl(lambda self: [*routes(self), *more]))
     return build(configuration(tmp_path, toml=CONFIG, tiers=TIERS))
 
@@ -113,6 +134,8 @@ async def carried(gateway: Gateway, kind: str, path: str, method: str = "GET", *
         ("/open", [404, "body"], 404, 0),
         ("/ws/cut", ["accept", 1011], 101, 1),
         ("/ws/after", ["accept", 4000], 101, 1),
+        ("/ws/denied", [403], 403, 1),
+        ("/ws/shut", [1008], 0, 1),
         ("/ws/drained", ["accept"], 101, 0),
     ],
 )
@@ -160,6 +183,67 @@ def failures(caplog: pytest.LogCaptureFixture) -> Iterator[logging.LogRecord]:
         if record.message == "request failed":
             assert record.exc_info is not None and "secret cause" in str(record.exc_info[1])
             yield record
+
+
+async def test_a_client_that_left_is_not_taken_for_one_that_was_answered(gateway: Gateway) -> None:
+    async with serving(gateway) as url, aiohttp.ClientSession(url) as client, client.get("/left") as answer:
+        assert answer.status == 400
+    (outcome,) = gateway.plugin("named").outcomes
+    assert (outcome.disconnected, outcome.error) == (True, None)
+
+
+async def test_a_value_that_does_not_fit_is_named_and_not_repeated(gateway: Gateway) -> None:
+    async with (
+        serving(gateway) as url,
+        aiohttp.ClientSession(url) as client,
+        client.get("/number", params={"n": "hunter2"}) as answer,
+    ):
+        assert answer.status == 400
+        text = await answer.text()
+    assert '"n: not a valid value"' in text and '"n"' in text and "hunter2" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "seen"),
+    [
+        ("/http/good", ["started 200", "chunk whole", "leave"]),
+        ("/http/short", ["started 200", "chunk half"]),
+        ("/refuses", ["started 400", "chunk", "leave"]),
+        ("/http/nowhere", ["started 404", "chunk", "leave"]),
+    ],
+)
+async def test_a_guard_sees_what_goes_out(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, seen: list[str]
+) -> None:
+    told: list[str] = []
+
+    class Watching:
+        reference = None
+
+        async def enter(self) -> None:
+            return None
+
+        def started(self, status: int, headers: Any) -> None:
+            told.append(f"started {status}")
+
+        def chunk(self, data: bytes) -> None:
+            told.append(f"chunk {data.decode()}" if path.startswith("/http/") and "nowhere" not in path else "chunk")
+
+        async def leave(self) -> None:
+            told.append("leave")
+
+    def set_guard(self: Named, x: Exchange) -> None:
+        x.guard = Watching()
+        x[REQUEST_ID] = "r-1"
+
+    monkeypatch.setattr(Named, "on_request", hookimpl(set_guard))
+    gateway = build(configuration(tmp_path / "guarded", toml=CONFIG, tiers=TIERS))
+    if path == "/refuses":
+        async with serving(gateway) as url, aiohttp.ClientSession(url) as client, client.get(path) as answer:
+            assert answer.status == 400
+    else:
+        await carried(gateway, "http", path)
+    assert told == seen
 
 
 async def test_what_is_no_exchange_is_no_business_of_it(gateway: Gateway) -> None:

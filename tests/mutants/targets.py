@@ -82,7 +82,6 @@ TARGETS = (
         (*(f"tests/core/test_{name}.py" for name in ("pipeline", "golden", "exchange", "runner")),),
     ),
     Target(f"{_CORE}/runner.py", _RUNNER),
-    Target(f"{_CORE}/response.py", (*_RUNNER, "tests/core/test_exchange.py")),
 )
 
 _DAY = "end = day + timedelta(days=1) if limit.period == 'day' else "
