@@ -261,11 +261,10 @@ class Runner:
             refusal = refusal_of(error)
             if refusal.status >= 500:
                 log_fault(x, error)
-            if not response.finished:
-                if response.started:
-                    await send({"type": "websocket.close", "code": 1011, "reason": "internal error"})
-                else:
-                    await response.deny(refusal)
+            if response.started and not response.finished:
+                await send({"type": "websocket.close", "code": 1011, "reason": "internal error"})
+            elif not response.finished:
+                await response.deny(refusal)
         finally:
             await self._complete(x)
             del scope["exchange"]
