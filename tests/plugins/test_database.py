@@ -29,7 +29,7 @@ from openclaw_gateway.config.document import Document, GatewaySettings
 from openclaw_gateway.testing import configuration
 from openclaw_plugins.database import schema
 from openclaw_plugins.database.commands import db
-from openclaw_plugins.database.engines import made_private
+from openclaw_plugins.database.engines import location, made_private
 from openclaw_plugins.database.faults import Fault
 from openclaw_plugins.database.pool import SqlDatabase
 
@@ -494,6 +494,49 @@ async def test_a_start_says_that_its_login_passes_row_security(
     async with store.lifespan():
         (line,) = store.notices()
     assert "does not bind 'postgres'" in line and "plugins.database.application_role" in line
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (
+            "postgresql://u:hidden@db.internal/g",
+            "the database at db.internal is reached with sslmode=prefer, by which ",
+        ),
+        (
+            "postgresql://u@10.0.0.7:5433/g?sslmode=require",
+            "the database at 10.0.0.7 is reached with sslmode=require, ",
+        ),
+        (
+            "postgresql://u@/g?host=a:1&host=b:2&ssl=verify-ca",
+            "the database at a:1, b:2 is reached with sslmode=verify-ca",
+        ),
+        ("postgresql://u@db.internal/g?sslmode=verify-full", None),
+        ("postgresql://u@127.0.0.1/g", None),
+        ("postgresql://u@[::1]/g", None),
+        ("postgresql://u@/g?host=/run/postgresql", None),
+        (None, None),
+    ],
+)
+def test_a_start_says_where_a_database_need_not_prove_who_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str | None, said: str | None
+) -> None:
+    monkeypatch.delenv("PGSSLMODE", raising=False)
+    store = database(tmp_path, **({"url": url} if url is not None else {}))
+    lines = store.notices()
+    assert [line.startswith(said) and "hidden" not in line for line in lines if said] == [True] * (said is not None)
+    assert bool(lines) == (said is not None)
+    monkeypatch.setenv("PGSSLMODE", "verify-full")  # as libpq and asyncpg read it, where the URL does not say
+    assert bool(store.notices()) == (url is not None and ("require" in url or "verify-ca" in url))
+
+
+async def test_the_mode_of_tls_has_libpqs_name_too(postgres_url: str, tmp_path: Path) -> None:
+    assert location(f"{postgres_url}?sslmode=verify-full", tmp_path).query == {"ssl": "verify-full"}
+    async with database(tmp_path, url=f"{postgres_url}?sslmode=disable", auto_upgrade=True).lifespan():
+        pass
+    with pytest.raises(StartFailed):  # this server speaks no TLS, so that it was asked for shows
+        async with database(tmp_path, url=f"{postgres_url}?sslmode=require").lifespan():
+            pass
 
 
 async def test_a_login_that_owns_the_tables_is_bound(postgres: Postgres, postgres_url: str, tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ _DRIVERS = {
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
 
+#: what needs no proof of who it is
+_HERE = frozenset({"localhost", "127.0.0.1", "::1"})
+
 #: one connection writes, and says so from the start: a transaction that began as a read could fail half-way
 BEGIN_TO_WRITE, BEGIN_TO_READ = "BEGIN IMMEDIATE", "BEGIN"
 #: seconds that what SQLite still does may take at the end
@@ -94,7 +97,25 @@ def location(url: str | None, embedded: Path) -> URL:
         raise ValueError(f"{parsed.drivername!r} is not served, expected postgresql://... or sqlite:///file")
     if driver == "sqlite+aiosqlite" and parsed.database in (None, "", ":memory:"):
         raise ValueError("a database in memory is lost with its connection, expected sqlite:///file")
+    # libpq's word for it; asyncpg has another, and takes the same values
+    mode = parsed.query.get("sslmode")
+    if driver.startswith("postgresql") and mode is not None:
+        parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
     return parsed.set(drivername=driver)
+
+
+def unverified(url: URL) -> list[str]:
+    """Say of a PostgreSQL on another machine that it need not prove who it is, if that is so."""
+    named = url.query.get("host", ())
+    hosts = [url.host] if url.host else [named] if isinstance(named, str) else list(named)
+    away = [host for host in hosts if not host.startswith("/") and not {host, host.split(":")[0]} & _HERE]
+    mode = url.query.get("ssl", os.environ.get("PGSSLMODE", "prefer"))
+    if url.get_backend_name() != "postgresql" or not away or mode == "verify-full":
+        return []
+    return [
+        f"the database at {', '.join(away)} is reached with sslmode={mode}, by which anyone on the way can be it: "
+        "add ?sslmode=verify-full to its url, and name its authority in PGSSLROOTCERT"
+    ]
 
 
 def open_pools(url: URL, options: Options) -> Pools:

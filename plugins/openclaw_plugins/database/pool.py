@@ -40,6 +40,7 @@ from openclaw_plugins.database.engines import (
     location,
     made_private,
     open_pools,
+    unverified,
 )
 from openclaw_plugins.database.faults import Fault, translated
 from openclaw_plugins.database.partitions import Partitions
@@ -191,7 +192,7 @@ class SqlDatabase:
 
     @hookimpl
     def notices(self) -> Sequence[str]:
-        return self._wall.notices
+        return [*self._wall.notices, *unverified(self._url)]
 
     @hookimpl
     def migrations(self) -> Path:
@@ -201,9 +202,8 @@ class SqlDatabase:
         """Return the folders of revisions of this plugin and of every other that has tables of its own."""
         folders = [self.migrations()]
         for _, plugin in self._host.plugins():
-            hook = getattr(plugin, "migrations", None)
-            if hook is not None and hook() not in folders:
-                folders.append(hook())
+            if hasattr(plugin, "migrations") and (folder := plugin.migrations()) not in folders:
+                folders.append(folder)
         return folders
 
     @asynccontextmanager
