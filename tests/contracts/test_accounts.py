@@ -225,20 +225,16 @@ async def test_standings_are_what_is_used_and_held_in_the_periods_that_run(store
         "lease": LEASE,
     }
     for organization in ("a", "b", "gone", "voided"):
-        for limit in limits.values():
+        for limit in [limits["month"]] if organization == "gone" else limits.values():
             _, holds = await stores.accounts.reserve(organization, [take(limit)])
             if organization == "voided":
                 await stores.accounts.void(holds)
             elif organization != "b":
                 await stores.accounts.commit(holds, lives_until=now + timedelta(hours=1), holder="s")
-    _, holds = await stores.accounts.reserve("a", [take(limits["month"], 2)])
+    await stores.accounts.reserve("a", [take(limits["month"], 2)])
     async with stores.database.transaction(None, operation="update", table="t") as connection:
         for change in ("DELETE FROM openclaw_holds", "UPDATE openclaw_usage SET period = '2020-01'"):
-            await connection.execute(text(f"{change} WHERE organization_id = 'gone' AND limit_name = 'quota.messages'"))
-        await connection.execute(text("DELETE FROM openclaw_holds WHERE organization_id = 'gone'"))
-        await connection.execute(
-            text("DELETE FROM openclaw_usage WHERE organization_id = 'gone' AND period <> '2020-01'")
-        )
+            await connection.execute(text(f"{change} WHERE organization_id = 'gone'"))
     found = {(row.organization, row.limit, row.tier): row.used for row in await stores.accounts.standings()}
     assert found == {
         (organization, limit.name, limit.tier): 3 if (organization, name) == ("a", "month") else 1
