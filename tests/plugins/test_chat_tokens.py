@@ -248,7 +248,7 @@ async def test_an_upstream_cut_at_any_byte_is_charged_for_what_was_delivered_or_
         limits='[quota.tokens]\nlimit = 5_000_000\nper = "month"\n',
         base=BASE.read_text().replace("limit = ", "limit = 1_000"),
     ) as tokens:
-        lane = tokens.gateway.plugin("chat")._models._lanes["m"]
+        lane = tokens.gateway.plugin("chat")._models._candidates["m"].lane
         for at in range(1, len(body)):
             lane.breaker = Breaker(20, 1, time.monotonic)  # so many faults in a row would rest it
             tokens.upstream.script = [body[:at], Cut]

@@ -200,7 +200,7 @@ async def test_a_cut_at_any_byte_is_charged_once_for_what_was_delivered(unbridge
     """Content counts once its event is whole; a stream that lost no more than the end of `[DONE]` is still cut."""
     kit = unbridged
     ends = [sum(map(len, SMALL[:number])) for number in (1, 2)]
-    lane = kit.gateway.plugin("chat")._models._lanes["same"]
+    lane = kit.gateway.plugin("chat")._models._candidates["same"].lane
     for at in range(len(WHOLE)):
         kit.upstream.script = [WHOLE[:at], Cut] if at else [Cut]
         lane.breaker = Breaker(20, 1, time.monotonic)  # so many faults in a row would rest it

@@ -333,8 +333,9 @@ async def test_the_claim_of_the_dead_is_closed_where_it_was_charged(caller: Call
     assert (await caller.usage())["quota.messages"] == 1
 
 
+@pytest.mark.parametrize("key", ["k", None], ids=["with a key", "without"])
 async def test_a_turn_that_could_not_be_stored_in_time_is_not_stored_beside_its_repetition(
-    tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, key: str | None
 ) -> None:
     """The client was told to ask again; what waits in the store by then must not come after all."""
     name = postgres.create()
@@ -347,13 +348,14 @@ async def test_a_turn_that_could_not_be_stored_in_time_is_not_stored_beside_its_
             async with database.transaction("acme", operation="update", table="t") as connection:
                 lock = text("SELECT 1 FROM openclaw_sessions WHERE session_id = :id FOR UPDATE")
                 await connection.execute(lock, {"id": session})
-                assert (await caller.chat(sessionId=session))[0] == 503
-                again = asyncio.create_task(caller.chat(sessionId=session))
+                assert (await caller.chat(key, sessionId=session))[0] == 503
+                assert (await caller.usage())["quota.messages"] == 0
+                again = asyncio.create_task(caller.chat(key, sessionId=session))
                 await asyncio.sleep(0.1)
         status, _, _ = await again
         while status != 200:
             assert status in (409, 503)
-            status, _, _ = await caller.chat(sessionId=session)
+            status, _, _ = await caller.chat(key, sessionId=session)
         assert [message.role for message in await caller.history(session)] == ["user", "assistant"]
         assert (await caller.usage())["quota.messages"] == 1
     postgres.drop(name)

@@ -202,8 +202,9 @@ class Record:
             turn = [*self._asked, self._said(cut)]
             try:
                 self.stored = await self._store.append(organization, self._session, turn, holds=holds)
-            except Refused:
-                if receipt is not None:
+            except BaseException as error:
+                # Where it was stored after all, nothing more comes of them.
+                if receipt is not None and (not at_once or isinstance(error, Refused)):
                     receipt.give_back(holds)
                     if at_once:  # delivered all the same: to delete a session while it is answered saves nothing
                         await receipt.commit()
