@@ -86,7 +86,7 @@ async def test_the_first_answer_is_one_pasted_line_away(tmp_path: Path) -> None:
             assert models.status == 200
 
 
-@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/metrics", "/info"])
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/startup", "/health/ready", "/metrics", "/info"])
 async def test_operations_need_no_credential_and_have_no_limit(tmp_path: Path, path: str) -> None:
     from openclaw_gateway.testing import build, serving
 

@@ -130,7 +130,7 @@ async def test_operations_are_on_their_own_listener_alone_and_in_detail(tmp_path
     edit = {"gateway.port": 0, "gateway.operations": {"port": 0}, "gateway.edge": {"max_connections": 2}}
     async with served(build(configuration(tmp_path, edit=edit))) as server, aiohttp.ClientSession() as client:
         public, apart = server.gateway.url, server.gateway.operations_url
-        for path in ("/health", "/health/live", "/health/ready", "/metrics", "/info"):
+        for path in ("/health", "/health/live", "/health/startup", "/health/ready", "/metrics", "/info"):
             for method in ("GET", "HEAD"):
                 async with client.request(method, f"{public}{path}") as answer:
                     assert answer.status == 404, path

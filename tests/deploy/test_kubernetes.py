@@ -127,7 +127,7 @@ def test_ports_and_paths_are_those_of_the_gateway(monkeypatch: pytest.MonkeyPatc
     assert port["containerPort"] == 9090 and port["name"] == "http"
     paths = {route.path for route in gateway.routes}
     probes = [SERVES[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")]
-    assert [probe["path"] for probe in probes] == ["/health/live", "/health/live", "/health/ready"]
+    assert [probe["path"] for probe in probes] == ["/health/startup", "/health/live", "/health/ready"]
     (endpoint,) = FOUND["ServiceMonitor"]["spec"]["endpoints"]
     assert {*(probe["path"] for probe in probes), endpoint["path"]} <= paths
     named = [*(probe["port"] for probe in probes), endpoint["port"], FOUND["Service"]["spec"]["ports"][0]["targetPort"]]

@@ -78,9 +78,9 @@ async def get(url: str, path: str) -> tuple[int, dict[str, Any]]:
         return response.status, json.loads(await response.read())
 
 
-async def test_all_four_answer_get_and_head_without_a_credential(tmp_path: Path) -> None:
+async def test_all_of_them_answer_get_and_head_without_a_credential(tmp_path: Path) -> None:
     async with serving(small_gateway(tmp_path)) as url, aiohttp.ClientSession() as client:
-        for path in ("/health", "/health/live", "/health/ready", "/info"):
+        for path in ("/health", "/health/live", "/health/startup", "/health/ready", "/info"):
             async with client.get(url + path) as response:
                 assert response.status == 200
                 assert response.headers["cache-control"] == "no-store"
@@ -188,6 +188,19 @@ async def test_a_crowd_is_one_look_and_a_second_look_waits_for_the_cache(tmp_pat
         await asyncio.gather(*(get(url, "/health/ready") for _ in range(30)))
         await get(url, "/health")
         assert part.calls == 1
+
+
+async def test_what_has_started_stays_so_whatever_readiness_says(tmp_path: Path) -> None:
+    part = Part()
+    part.error = RuntimeError("away")
+    gateway = with_part(tmp_path, part)
+    async with serving(gateway) as url:
+        assert (await get(url, "/health/ready"))[0] == 503
+        calls = part.calls
+        assert await get(url, "/health/startup") == (200, {"status": "started"})
+        assert part.calls == calls, "it asks no part"
+        gateway.begin_drain()
+        assert (await get(url, "/health/startup"))[0] == 200
 
 
 async def test_draining_turns_readiness_and_not_life(tmp_path: Path) -> None:

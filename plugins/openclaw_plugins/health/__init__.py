@@ -1,7 +1,7 @@
-"""Answers whether the gateway lives, may be sent requests, and is well.
+"""Answers whether the gateway has started, lives, may be sent requests, and is well.
 
-`/health/live` touches nothing. No answer waits for a part that does not answer, and none but an administrator's
-names a part.
+`/health/startup` and `/health/live` touch nothing. No answer waits for a part that does not answer, and none but an
+administrator's names a part.
 """
 
 from __future__ import annotations
@@ -55,6 +55,12 @@ class Liveness(msgspec.Struct, frozen=True):
     """The process serves."""
 
     status: Literal["alive"]
+
+
+class Startup(msgspec.Struct, frozen=True):
+    """Every plugin is open."""
+
+    status: Literal["started"]
 
 
 class GatewayInfo(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", kw_only=True):
@@ -126,6 +132,17 @@ class Health:
             return _answer(Liveness("alive"))
 
         @route(
+            "/health/startup",
+            http_method=_GET_AND_HEAD,
+            **declared(
+                access="public", surface="operations", summary="Whether every part has been opened", answer=Startup
+            ),
+        )
+        async def startup() -> Response[bytes]:
+            # Nothing listens before the last plugin is open: until then there is nobody to answer.
+            return _answer(Startup("started"))
+
+        @route(
             "/health/ready",
             http_method=_GET_AND_HEAD,
             **declared(
@@ -178,7 +195,7 @@ class Health:
                 )
             )
 
-        return [live, ready, health, info]
+        return [live, startup, ready, health, info]
 
     # --- results --------------------------------------------------------------------------------
 
