@@ -163,7 +163,18 @@ class Layers:
                 )
                 continue
             self.variables[keys] = FromEnvironment(name, environ[name], None, shadows)
+        self._refuse_within()
         return self._layered(tree)
+
+    def _refuse_within(self) -> None:
+        """Refuse a variable for a key within what another variable makes a single value."""
+        for keys, variable in list(self.variables.items()):
+            above = next((a for i in range(1, len(keys)) if (a := self.variables.get(keys[:i])) is not None), None)
+            if above is not None:
+                del self.variables[keys]
+                path = ".".join(map(str, keys))
+                message = f"this is a key within a table, and {above.name} makes that table a single value"
+                self.problems.append(Problem(origin=variable.name, path=path, message=message))
 
     def _layered(self, tree: dict[str, Any]) -> dict[str, Any]:
         from dynaconf import Dynaconf

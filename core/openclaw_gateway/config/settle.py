@@ -26,7 +26,7 @@ def settled(value: Any, type: Any) -> Any:
             inner = get_args(base)[1]
             # A plugin's own table is typed by the plugin, later: leave its variables alone until then.
             if get_origin(bare(inner)) is dict:
-                return value
+                return {k: v.parsed if isinstance(v, FromEnvironment) else v for k, v in value.items()}
             return {k: settled(v, inner) for k, v in value.items()}
     return value
 
