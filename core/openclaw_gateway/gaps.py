@@ -33,10 +33,10 @@ def misset(id: str, config: Any, tree: Mapping[str, Any], said: str) -> Finding:
     `url: not an address` is about the plugin's own table, `models.large.fallbacks: ...` about a table that all share.
     """
     where, _, message = said.partition(": ")
-    own = re.match(r"\w+", where)
-    if message and own is not None and own[0] in getattr(config, "__struct_fields__", ()):
+    own = re.fullmatch(r"(\w+)(?:[.\[]\S*)?", where)  # a key, with what is within it; not words that begin like one
+    if message and own is not None and own[1] in getattr(config, "__struct_fields__", ()):
         return Finding(
-            ("plugins", id, *_keys(where, {own[0]: tree.get("plugins", {}).get(id, {}).get(own[0])})), message
+            ("plugins", id, *_keys(where, {own[1]: tree.get("plugins", {}).get(id, {}).get(own[1])})), message
         )
     shared = _keys(where, tree)
     return Finding(shared, message) if message and len(shared) > 1 else Finding(("plugins", id), said)

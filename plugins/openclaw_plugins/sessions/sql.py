@@ -205,7 +205,7 @@ class SqlSessions:
         """
         storing = asyncio.create_task(self._stored(organization, session_id, messages, holds))
         self._storing.add(storing)
-        storing.add_done_callback(self._storing.discard)
+        storing.add_done_callback(self._ended)
         return await asyncio.shield(storing)
 
     async def messages(self, organization: str, session_id: str, *, limit: int, cursor: str | None) -> Page:
@@ -250,6 +250,11 @@ class SqlSessions:
                 while self._storing:
                     await asyncio.wait(self._storing)
                 await self._appends.ended()
+
+    def _ended(self, storing: asyncio.Task[Sequence[Message]]) -> None:
+        self._storing.discard(storing)
+        if not storing.cancelled():
+            storing.exception()  # whoever waited has it, or has left: nobody else is to be told
 
     async def _stored(
         self, organization: str, session_id: str, messages: Sequence[NewMessage], holds: Sequence[Hold]
