@@ -280,7 +280,7 @@ class Runner:
         return compiled, None
 
     async def message(self, parent: Exchange, *, metered: bool = True) -> tuple[Exchange, Refusal | None]:
-        """Pass one WebSocket message, with its handshake's facts, to admission; the caller then calls `complete`."""
+        """Pass a message of a socket through `on_message`, and where `metered` admission; then call `complete`."""
         route = parent.route
         x = Exchange("message", "MESSAGE", parent.path, route, parent.scope, self._monotonic())
         x.inherit(parent)

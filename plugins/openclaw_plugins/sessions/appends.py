@@ -122,11 +122,9 @@ class Appends:
         waiting = self._waiting[organization]
         try:
             while waiting:
-                # Whoever has given up waiting has told somebody that it was not stored.
-                batch = [append for append in waiting[:_BATCH] if not append.done.cancelled()]
+                batch = waiting[:_BATCH]
                 del waiting[:_BATCH]
-                if batch:
-                    await self._store(organization, batch)
+                await self._store(organization, batch)
         finally:
             del self._waiting[organization]
             for append in waiting:
