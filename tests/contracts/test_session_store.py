@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
 from openclaw_gateway.api import Limit, NewMessage, Principal, Refused, Secret, Session, SessionStore, Take
 from openclaw_plugins.redis import RedisConnection
+from openclaw_plugins.sessions import lookup
 from openclaw_plugins.sessions.cache import CachedSessions
 
 from .conftest import Stores
@@ -204,6 +206,43 @@ async def test_messages_are_gapless_under_concurrency_and_page_oldest_first(stor
     assert all(contents[i][1:] == contents[i + 1][1:] and contents[i][0] == "q" for i in range(0, 20, 2))
     last = await stores.sessions.history("acme", made.session_id, limit=3)
     assert [message.content for message in last] == contents[-3:]
+
+
+async def test_a_history_stops_at_its_bytes(stores: Stores) -> None:
+    made = await create(stores)
+    contents: list[Any] = ["a" * 50, [1] * 40, "é" * 20, {"k": [1, "🙂"]}, "", "b" * 10]
+    for content in contents:
+        await say(stores, made, content)
+    sizes = [len(msgspec.json.encode(content)) for content in contents]
+    for most in range(sum(sizes) + 2):
+        fit = sum(sum(sizes[start:]) <= most for start in range(len(sizes)))
+        got = await stores.sessions.history("acme", made.session_id, limit=9, max_bytes=most)
+        assert [message.content for message in got] == contents[len(contents) - fit :]
+    two = await stores.sessions.history("acme", made.session_id, limit=2, max_bytes=1_000)
+    assert [message.content for message in two] == contents[-2:]
+
+
+async def test_a_long_history_is_not_read_to_its_end(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await create(stores)
+    for _ in range(10):
+        await say(stores, made, "x" * 1_000)
+    taken: list[Any] = []
+    sent: list[int] = []
+    fitting = lookup._fitting
+
+    def counted(rows: Any, max_bytes: int) -> Any:
+        kept = fitting((taken.append(row) or row for row in rows), max_bytes)
+        sent.append(len(rows.all()))
+        return kept
+
+    monkeypatch.setattr(lookup, "_fitting", counted)
+    kept = await stores.sessions.history("acme", made.session_id, limit=9, max_bytes=2_100)
+    assert len(kept) == 2
+    assert len(taken) == 3, "the first that does not fit tells that the rest does not"
+    if stores.database.dialect == "postgresql":
+        assert sent == [1], "twice as many bytes at most are sent: four messages"
+    else:
+        assert sent == [6], "SQLite finds a row when it is asked for it"
 
 
 async def test_content_comes_back_as_it_was(stores: Stores) -> None:

@@ -111,8 +111,14 @@ class SessionStore(Protocol):
         """A page of the history, oldest first."""
         ...
 
-    async def history(self, organization: str, session_id: str, *, limit: int) -> Sequence[Message]:
-        """The last `limit` messages, oldest first."""
+    async def history(
+        self, organization: str, session_id: str, *, limit: int, max_bytes: int | None = None
+    ) -> Sequence[Message]:
+        """The last `limit` messages, oldest first.
+
+        With `max_bytes` only the last of them whose contents, as JSON, come to at most so many bytes together; what
+        does not fit is not to be read from the store either.
+        """
         ...
 
 

@@ -221,6 +221,9 @@ class SessionStoreContract:
         assert sorted(read) == sorted(texts)
         last = await sessions.history(organization, session.session_id, limit=5)
         assert [message.content for message in last] == read[-5:]
+        size = sum(len(text) + 2 for text in read[-3:])
+        last = await sessions.history(organization, session.session_id, limit=5, max_bytes=size)
+        assert [message.content for message in last] == read[-3:], "as many as fit, the newest"
 
     async def test_sessions_are_listed_newest_first_each_once(self, sessions: SessionStore) -> None:
         organization = _name()

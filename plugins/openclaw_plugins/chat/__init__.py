@@ -281,10 +281,13 @@ class Chat:
     async def _with_history(
         self, x: Exchange, alias: str, session_id: str, content: str, *, stream: bool
     ) -> dict[str, Any]:
-        stored = await self._sessions.history(x[PRINCIPAL].organization, session_id, limit=self._config.history)
+        config = self._config
+        stored = await self._sessions.history(
+            x[PRINCIPAL].organization, session_id, limit=config.history, max_bytes=config.history_bytes
+        )
         request: dict[str, Any] = {
             "model": alias,
-            "messages": prompt(stored, content, self._config.history_bytes),
+            "messages": prompt(stored, content, config.history_bytes),
             "stream": stream,
         }
         if stream:

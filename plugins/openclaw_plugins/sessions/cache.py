@@ -130,8 +130,10 @@ class CachedSessions:
     async def messages(self, organization: str, session_id: str, *, limit: int, cursor: str | None) -> Page:
         return await self._store.messages(organization, session_id, limit=limit, cursor=cursor)
 
-    async def history(self, organization: str, session_id: str, *, limit: int) -> Sequence[Message]:
-        return await self._store.history(organization, session_id, limit=limit)
+    async def history(
+        self, organization: str, session_id: str, *, limit: int, max_bytes: int | None = None
+    ) -> Sequence[Message]:
+        return await self._store.history(organization, session_id, limit=limit, max_bytes=max_bytes)
 
     @hookimpl
     @asynccontextmanager

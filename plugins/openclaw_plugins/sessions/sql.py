@@ -225,16 +225,11 @@ class SqlSessions:
             return Page(items, None)
         return Page(items, cursors.written(cursors.MessagesAfter(UUID(id), rows[limit - 1]["seq"])))
 
-    async def history(self, organization: str, session_id: str, *, limit: int) -> Sequence[Message]:
-        id = parsed(session_id)
-        query = (
-            select(messages_table)
-            .where(*belonging(organization, id))
-            .order_by(messages_table.c.seq.desc())
-            .limit(limit)
-        )
-        rows = await self._lookup.of_session(organization, id, query)
-        return [message(row) for row in reversed(rows)]
+    async def history(
+        self, organization: str, session_id: str, *, limit: int, max_bytes: int | None = None
+    ) -> Sequence[Message]:
+        rows = await self._lookup.last(organization, parsed(session_id), limit, max_bytes)
+        return [message(row) for row in rows]
 
     async def expire(self) -> int:
         """Mark the sessions whose time has come, now; return how many were marked."""
