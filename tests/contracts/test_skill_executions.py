@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from sqlalchemy import text, update
 from uuid_utils import uuid7
 
-from openclaw_gateway.api import Hold, Limit, Principal, SystemClock, Take
+from openclaw_gateway.api import Hold, Limit, Principal, Refused, SystemClock, Take
 from openclaw_plugins.skills.executions import Executions, table
 
 from .conftest import Stores
@@ -67,6 +68,51 @@ async def settled(stores: Stores) -> tuple[int, int]:
         )
         used, held = found.one()
         return int(used), int(held)
+
+
+async def test_a_run_in_a_session_that_has_gone_is_refused(stores: Stores, executions: Executions) -> None:
+    who = Principal(organization="acme", user="ada", tier="teams", method="api_key", credential="k")
+    made = await stores.sessions.create(who, tier="teams", metadata={}, ttl=None, holds=())
+
+    async def begin(organization: str) -> None:
+        await executions.begin(
+            str(uuid7()),
+            organization=organization,
+            user="ada",
+            session_id=made.session_id,
+            skill="act",
+            params={},
+            at_most=5,
+        )
+
+    await begin("acme")
+    await stores.sessions.delete("acme", made.session_id)
+    for organization in ("acme", "other"):
+        with pytest.raises(Refused) as error:
+            await begin(organization)
+        assert error.value.refusal.status == 404
+
+
+async def test_runs_and_a_deletion_at_once(stores: Stores, executions: Executions) -> None:
+    who = Principal(organization="acme", user="ada", tier="teams", method="api_key", credential="k")
+    for _ in range(10):
+        made = await stores.sessions.create(who, tier="teams", metadata={}, ttl=None, holds=())
+        begins = [
+            executions.begin(
+                str(uuid7()),
+                organization="acme",
+                user="ada",
+                session_id=made.session_id,
+                skill="act",
+                params={},
+                at_most=5,
+            )
+            for _ in range(5)
+        ]
+        done = await asyncio.gather(
+            *begins[:3], stores.sessions.delete("acme", made.session_id), *begins[3:], return_exceptions=True
+        )
+        assert all(each is None or isinstance(each, (Refused, datetime)) for each in done), done
 
 
 async def test_a_run_is_ended_once_with_its_charge(stores: Stores, executions: Executions) -> None:

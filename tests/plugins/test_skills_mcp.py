@@ -116,7 +116,7 @@ async def problem(here: Place) -> str | None:
 
 @pytest.mark.parametrize("transport", ["stdio", "http"])
 async def test_tools_are_skills_with_all_that_skills_have(tmp_path: Path, transport: str) -> None:
-    async with served(tmp_path, transport, timeout="1s", max_message="300KB") as here:
+    async with served(tmp_path, transport, timeout="3s", max_message="300KB") as here:
         assert await names(here) == {f"demo.{tool}": True for tool in TOOLS}
         status, shown = await here.ask("GET", "/api/v1/skills/demo.add")
         assert (status, shown["description"], shown["kind"]) == (200, "Adds two numbers.", "mcp")
@@ -145,7 +145,7 @@ async def test_tools_are_skills_with_all_that_skills_have(tmp_path: Path, transp
         started = time.monotonic()
         status, body = await execute(here, "demo.hang", session)
         assert (status, body["error"]["code"]) == (504, "UPSTREAM_TIMEOUT")
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 9
         await until(lambda: (tmp_path / "notes").read_text().endswith("began\ncancelled\n"))
 
         # a new tool is there as soon as the server says so

@@ -11,9 +11,23 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, DateTime, MetaData, Table, Text, Uuid, and_, delete, insert, update
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    and_,
+    delete,
+    insert,
+    select,
+    update,
+)
 
-from openclaw_gateway.api import Accounts, Clock, Database, ExecutionStatus, Hold, Refused, StoreUnavailable
+from openclaw_gateway.api import Accounts, Clock, Database, ExecutionStatus, Hold, Refused, StoreUnavailable, not_found
 
 _TIME = DateTime(timezone=True)
 _ID = Uuid(as_uuid=False)
@@ -41,6 +55,13 @@ table = Table(
     Column("deadline_at", _TIME),
 )
 _OPEN = table.c.status.in_(("pending", "running"))
+#: what of a session a run has to know: that it is there
+_sessions = Table(
+    "openclaw_sessions",
+    MetaData(),
+    Column("session_id", _ID, primary_key=True),
+    Column("organization_id", Text, nullable=False),
+)
 
 
 class Executions:
@@ -62,7 +83,7 @@ class Executions:
         params: Any,
         at_most: float,
     ) -> datetime:
-        """Store the run as running. Raises StoreUnavailable."""
+        """Store the run as running. Raises Refused (404) where its session has gone meanwhile, and StoreUnavailable."""
         started_at = self._now()
         row = {
             "execution_id": execution_id,
@@ -76,6 +97,12 @@ class Executions:
             "deadline_at": started_at + timedelta(seconds=at_most + _MARGIN),
         }
         async with self._database.transaction(organization, operation="insert", table=_NAME) as connection:
+            if session_id is not None:
+                # A deletion that has begun is waited for, and one that comes now waits for the row.
+                own = and_(_sessions.c.session_id == session_id, _sessions.c.organization_id == organization)
+                there = select(_sessions.c.session_id).where(own).with_for_update(read=True, key_share=True)
+                if (await connection.execute(there)).first() is None:
+                    raise Refused(not_found("no such session"))
             await connection.execute(insert(table), row)
         return started_at
 
