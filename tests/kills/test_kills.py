@@ -11,7 +11,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -133,6 +133,12 @@ class Run:
             await self.proxy.cut()
             self.killed["cut"] += 1
 
+    async def end(self, enough: Mapping[str, int]) -> None:
+        """Stop once all has been killed so often."""
+        while not self.stopping and any(self.killed[what] < times for what, times in enough.items()):
+            await asyncio.sleep(0.1)
+        self.stopping = True
+
     async def watch(self) -> None:
         while not self.stopping:
             with suppress(subprocess.CalledProcessError):
@@ -177,17 +183,26 @@ def restart(postgres: Postgres) -> None:
 
 
 async def kills(
-    folder: Path, postgres: Postgres, valkey: Valkey, *, seconds: float, limit: int, size: int, seed: int
+    folder: Path,
+    postgres: Postgres,
+    valkey: Valkey,
+    *,
+    seconds: float,
+    enough: Mapping[str, int],
+    limit: int,
+    size: int,
+    seed: int,
 ) -> Run:
     async with faulty(postgres.port) as proxy:
         database = postgres.create()
         url = postgres.url(database).replace(f":{postgres.port}/", f":{proxy.port}/")
         fleet = Fleet(folder, url, valkey.url, size=size, limit=limit, hold_ttl="4s")
         run = Run(fleet, postgres, valkey, proxy, database, seed)
-        return await killing(run, seconds=seconds, limit=limit, size=size)
+        return await killing(run, seconds=seconds, enough=enough, limit=limit, size=size)
 
 
-async def killing(run: Run, *, seconds: float, limit: int, size: int) -> Run:
+async def killing(run: Run, *, seconds: float, enough: Mapping[str, int], limit: int, size: int) -> Run:
+    """Go on until there was `enough` of each kind of kill, or `seconds` have passed; then look what is left."""
     fleet = run.fleet
     try:
         await fleet.start(0)
@@ -204,6 +219,7 @@ async def killing(run: Run, *, seconds: float, limit: int, size: int) -> Run:
                 asyncio.create_task(run.kill_valkey(min(seconds / 4, 20))),
                 asyncio.create_task(run.cut(min(seconds / 5, 15))),
                 asyncio.create_task(run.watch()),
+                asyncio.create_task(run.end(enough)),
             ]
             await asyncio.wait([*clients, *others], timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
             run.stopping = True
@@ -238,7 +254,8 @@ async def test_nothing_acknowledged_is_lost_and_nothing_is_charged_twice(
     own_postgres: Postgres, own_valkey: Valkey, tmp_path: Path, record_property: Recorder
 ) -> None:
     seed = int(os.environ.get("FIRE_SEED", random.randrange(10**6)))
-    run = await kills(tmp_path, own_postgres, own_valkey, seconds=20, limit=60, size=2, seed=seed)
+    enough = {"gateway": 10, "postgres": 2, "valkey": 2, "cut": 3}
+    run = await kills(tmp_path, own_postgres, own_valkey, seconds=20, enough=enough, limit=60, size=2, seed=seed)
     record(run, record_property)
     assert run.killed["gateway"] >= 2 and run.killed["postgres"] >= 1
     assert sum(operation.outcome == "stored" for operation in run.operations) > 20
@@ -251,6 +268,11 @@ async def test_a_long_run_of_kills(
 ) -> None:
     seconds = 3_600 * SCALE
     seed = int(os.environ.get("FIRE_SEED", random.randrange(10**6)))
-    run = await kills(tmp_path, own_postgres, own_valkey, seconds=seconds, limit=int(seconds * 4), size=3, seed=seed)
+    goal = {"gateway": 1_000, "postgres": 100, "valkey": 100, "cut": 200}
+    enough = {what: round(times * SCALE) for what, times in goal.items()}
+    limit = int(seconds * 4)
+    run = await kills(
+        tmp_path, own_postgres, own_valkey, seconds=seconds, enough=enough, limit=limit, size=3, seed=seed
+    )
     record(run, record_property)
     assert run.killed["gateway"] > seconds / 20 and run.killed["postgres"] >= 2, run.killed
