@@ -52,10 +52,8 @@ class Admission:
 
     async def admit_request(self, x: Exchange, plan: Plan) -> Reply | Refusal | None:
         """Admit a request before its handler: as `admit`, and a guard may answer before what lasts is charged."""
-        if x.guard is None:
-            return await self.admit(x, plan)
         answer: Reply | Refusal | None = await self._count(x, plan, None, 1)
-        if answer is None:
+        if answer is None and x.guard is not None:
             answer = await x.guard.enter()
             if answer is not None and x.receipt is not None:
                 await x.receipt.release_leases()

@@ -47,10 +47,10 @@ class Response:
         x = self._x
         if kind == "http.response.body":
             last = not message.get("more_body", False)
-            if last:
+            if last and x.receipt is not None and x.receipt.pending:
                 await self._settle(self._held["status"] if self._held is not None else x.outcome.status)
             if self._held is not None:
-                await self._begin(self._held)
+                await self._send(self._begun(self._held))
             data = message.get("body", b"")
             if x.guard is not None:
                 x.guard.chunk(data)
@@ -67,7 +67,7 @@ class Response:
             if x.receipt is not None and x.receipt.pending:
                 self._held = message
             else:
-                await self._begin(message)
+                await self._send(self._begun(message))
         else:
             if kind == "websocket.accept":
                 self.started = True
@@ -91,7 +91,7 @@ class Response:
             self._x.guard.started(status, headers)
             self._x.guard.chunk(body)
             await self._x.guard.leave()
-        await self._start({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send(self._started({"type": "http.response.start", "status": status, "headers": headers}))
         body = self._replaced(body)
         self._x.outcome.bytes_sent += len(body)
         await self._send({"type": "http.response.body", "body": body})
@@ -125,16 +125,17 @@ class Response:
         headers, body = reply.render(self._x.path, self._x.get(REQUEST_ID), self._x.route.route.surface)
         return reply.status, headers, body
 
-    async def _begin(self, message: Message) -> None:
+    def _begun(self, message: Message) -> Message:
+        """Return the start of the handler's response as it leaves."""
         if self._x.guard is not None:
             self._x.guard.started(message["status"], list(message.get("headers") or []))
-        await self._start(message)
+        return self._started(message)
 
-    async def _start(self, message: Message) -> None:
+    def _started(self, message: Message) -> Message:
         self._held = None
         headers = self._headed(message["status"], list(message.get("headers") or []))
         self.started = True
-        await self._send({"type": "http.response.start", "status": self._x.outcome.status, "headers": headers})
+        return {"type": "http.response.start", "status": self._x.outcome.status, "headers": headers}
 
     def _headed(self, status: int, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         x = self._x

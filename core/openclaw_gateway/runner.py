@@ -73,13 +73,12 @@ class Runner:
         #: turned by the gateway when it drains: new work is refused
         self.draining = False
 
-    async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
+    def __call__(self, scope: Any, receive: Any, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
-        else:
-            raise RuntimeError(f"unknown ASGI scope {scope['type']!r}")
+            return self._http(scope, receive, send)
+        if scope["type"] == "websocket":
+            return self._websocket(scope, receive, send)
+        raise RuntimeError(f"unknown ASGI scope {scope['type']!r}")
 
     async def _http(self, scope: Any, receive: Any, send: Send) -> None:
         started = self._monotonic()

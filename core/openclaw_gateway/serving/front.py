@@ -49,7 +49,7 @@ class Front:
         served = self._served
         served.active += 1
         try:
-            await served.gateway(scope, receive, send)
+            await served.gateway.runner(scope, receive, send)
         finally:
             served.active -= 1
             if not served.active:

@@ -99,11 +99,11 @@ class Attempts:
 
     async def complete(self) -> bytes:
         """Return the whole answer. Raises UpstreamFailed."""
-        return await self._carry(lambda lane, call: self._whole(lane, call, lane.provider.complete))
+        return self._named(await self._carry(_completed))
 
     async def embed(self) -> bytes:
         """Return the vectors. Raises UpstreamFailed."""
-        return await self._carry(lambda lane, call: self._whole(lane, call, lane.provider.embed))
+        return self._named(await self._carry(_embedded))
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yield chunks, the first of them once content has come. Raises UpstreamFailed."""
@@ -128,6 +128,10 @@ class Attempts:
             else:
                 opened.lane.abandon()
 
+    def _named(self, answer: bytes) -> bytes:
+        assert self.use.answered is not None
+        return Alias(self.use.answered).put(answer)
+
     async def _carry(self, attempt: Callable[[Lane, ModelCall], Awaitable[T]]) -> T:
         asked = self._candidates[0]
         failure: UpstreamFailed | None = None
@@ -140,7 +144,15 @@ class Attempts:
                     continue
                 self._measures.fallbacks.labels(asked.alias, candidate.alias, failure.reason).inc()
             try:
-                return await self._persist(candidate, attempt, last=position == len(self._candidates) - 1)
+                for number in range(candidate.retries + 1):
+                    try:
+                        return await self._once(candidate, attempt)
+                    except UpstreamFailed as error:
+                        wait = self._wait(candidate, error, number, last=position == len(self._candidates) - 1)
+                        if wait is None:
+                            raise
+                        self._measures.retries.labels(candidate.alias, error.reason).inc()
+                        await asyncio.sleep(wait)
             except UpstreamFailed as error:
                 # What a fallback finds fault with, the model that was asked for may well have taken; only a
                 # filter's verdict is on the content, whoever says it.
@@ -154,25 +166,18 @@ class Attempts:
         assert failure is not None
         raise failure
 
-    async def _persist(
-        self, candidate: Candidate, attempt: Callable[[Lane, ModelCall], Awaitable[T]], *, last: bool
-    ) -> T:
-        for number in range(candidate.retries + 1):
-            try:
-                return await self._once(candidate, attempt)
-            except UpstreamFailed as error:
-                if number == candidate.retries or error.reason not in _AGAIN:
-                    raise
-                wait = error.retry_after
-                if wait is None:
-                    wait = _FIRST_WAIT * 2**number * random.uniform(0.5, 1)  # noqa: S311 - no secret is made of it
-                # A client that is told when to come back is better off than one that hangs on without a word.
-                late = self._started + min(candidate.first_byte, self._total)
-                if self._loop.time() + wait >= late or (wait > _SOON and not last):
-                    raise
-                self._measures.retries.labels(candidate.alias, error.reason).inc()
-                await asyncio.sleep(wait)
-        raise AssertionError("unreachable")
+    def _wait(self, candidate: Candidate, error: UpstreamFailed, number: int, *, last: bool) -> float | None:
+        """Return the seconds after which the same model is asked again; None where it is not."""
+        if number == candidate.retries or error.reason not in _AGAIN:
+            return None
+        wait = error.retry_after
+        if wait is None:
+            wait = _FIRST_WAIT * 2**number * random.uniform(0.5, 1)  # noqa: S311 - no secret is made of it
+        # A client that is told when to come back is better off than one that hangs on without a word.
+        late = self._started + min(candidate.first_byte, self._total)
+        if self._loop.time() + wait >= late or (wait > _SOON and not last):
+            return None
+        return wait
 
     async def _once(self, candidate: Candidate, attempt: Callable[[Lane, ModelCall], Awaitable[T]]) -> T:
         left = self._end - self._loop.time()
@@ -215,10 +220,6 @@ class Attempts:
         self.use.first_content = self._loop.time() - self._started
         return found
 
-    async def _whole(self, lane: Lane, call: ModelCall, ask: Callable[[ModelCall], Awaitable[bytes]]) -> bytes:
-        answer = await ask(call)
-        return Alias(call.model).put(answer)
-
     async def _open(self, lane: Lane, call: ModelCall) -> _Opened:
         stream = lane.provider.stream(call)
         opened = _Opened(lane, call, stream)
@@ -246,6 +247,14 @@ class _Opened:
         self.opening: list[bytes] = []
         self.rest: AsyncIterator[bytes] | None = rest
         self.named = Alias(call.model).put
+
+
+def _completed(lane: Lane, call: ModelCall) -> Awaitable[bytes]:
+    return lane.provider.complete(call)
+
+
+def _embedded(lane: Lane, call: ModelCall) -> Awaitable[bytes]:
+    return lane.provider.embed(call)
 
 
 def order_of(alias: str, fallbacks: Mapping[str, Sequence[str]]) -> list[str]:
