@@ -1,7 +1,8 @@
 """What the gateway stands on, without the gateway: a raw ASGI echo and a bare Litestar route, on the same server.
 
-`python bare.py raw|litestar|websockets PORT` serves until it is ended. All read the whole body and send it back; the
-last is a WebSocket server of the library whose framing the gateway uses, with its defaults but for compression.
+`python bare.py raw|litestar|websockets PORT PROCESSES` serves until it is ended. All read the whole body and send
+it back; the last is a WebSocket server of the library whose framing the gateway uses, with its defaults but for
+compression.
 """
 
 from __future__ import annotations
@@ -64,10 +65,10 @@ def main() -> None:
     if sys.argv[1] == "websockets":
         websockets(int(sys.argv[2]))
         return
-    app = raw if sys.argv[1] == "raw" else litestar()
+    app: Any = "bare:raw" if sys.argv[1] == "raw" else litestar()
     uvicorn.run(
         app, host="127.0.0.1", port=int(sys.argv[2]), loop="uvloop", http="httptools", lifespan="off",
-        access_log=False, log_level="warning", server_header=False,
+        access_log=False, log_level="warning", server_header=False, workers=int(sys.argv[3]),
     )  # fmt: skip
 
 

@@ -143,7 +143,8 @@ def _workers(run: Run) -> list[str]:
         "",
         "64 connections for each worker, on PostgreSQL and Valkey, each gateway on any core. The load, the upstream "
         "and the stores have the same cores, so req/s cannot double here. Requests for each second of CPU that the "
-        "gateway got can stay what they are, and then a core more is a core's worth of requests more.",
+        "gateway got can stay what they are, and then a core more is a core's worth of requests more. The raw server, "
+        "in one process and in two, is the control: what it loses is lost to the machine.",
         "",
         *_table(HEADER, rows(run.workers)),
         "",

@@ -120,14 +120,14 @@ def upstream() -> Iterator[Subject]:
 
 
 @contextmanager
-def bare(what: str, does: str) -> Iterator[Subject]:
+def bare(what: str, does: str, *, processes: int = 1, core: int | None = SERVER_CORE) -> Iterator[Subject]:
     port = free_port()
     names = {
         "raw": f"raw ASGI echo, uvicorn {version('uvicorn')}",
         "litestar": f"bare Litestar {version('litestar')}",
         "websockets": f"bare websockets {version('websockets')}",
     }
-    with running([sys.executable, HERE / "bare.py", what, port], port) as pid:
+    with running([sys.executable, HERE / "bare.py", what, port, processes], port, core=core) as pid:
         yield Subject(name=names[what], does=does, port=port, pids=[pid], streams=False)
 
 
