@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar
 
 import hiredis
 from msgspec import Meta
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from openclaw_gateway.api import (
     Duration,
@@ -26,6 +26,7 @@ from openclaw_gateway.api import (
     PluginConfig,
     Prepared,
     Secret,
+    Spread,
     StartFailed,
     StoreUnavailable,
     end_span,
@@ -85,7 +86,7 @@ class RedisConnection:
         self._where = location(config.url.reveal())
         self._nodes: Nodes | None = None
         self._duration = host.metric(
-            Histogram,
+            Spread,
             "redis_command_duration_seconds",
             "From the call to its reply or failure",
             ("command",),
