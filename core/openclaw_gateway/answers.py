@@ -55,8 +55,52 @@ def listed(id: str, hook: str, function: Callable[..., Any], *given: Any) -> lis
     wrong = [_kind(item) for item in items if not fits(item)]
     if not plural or wrong:
         found = f"{wrong[0]} in it" if plural else _kind(answer)
-        raise HookFailed(Finding(("plugins", id), f"its hook {hook!r} returned what it must not", found, expected))
+        raise HookFailed(_misanswered(id, hook, found, expected))
     return items
+
+
+def gathered(
+    plugins: Mapping[str, Mapping[str, Callable[..., Any]]], hook: str
+) -> tuple[list[tuple[str, Any]], list[Finding]]:
+    """Ask every plugin that has this hook for a list; return all items with their plugins' ids, and what is wrong."""
+    items, findings = list[tuple[str, Any]](), list[Finding]()
+    for id, implementations in plugins.items():
+        if hook in implementations:
+            try:
+                items += [(id, item) for item in listed(id, hook, implementations[hook])]
+            except HookFailed as error:
+                findings.append(error.finding)
+    return items, findings
+
+
+def misplaced(instances: Mapping[str, Any]) -> list[Finding]:
+    """Find plugins whose `migrations` are in no folder: a schema would be taken for whole without their tables."""
+    findings = []
+    for id, instance in instances.items():
+        if hasattr(instance, "migrations"):
+            try:
+                folder = asked(id, "migrations", instance.migrations)
+            except HookFailed as error:
+                findings.append(error.finding)
+                continue
+            if not isinstance(folder, Path) or not folder.is_dir():
+                found = f"{folder}, which is no folder" if isinstance(folder, Path) else _kind(folder)
+                findings.append(_misanswered(id, "migrations", found, "the Path of a folder of Alembic revisions"))
+    return findings
+
+
+def named_alike(checks: Iterable[tuple[str, HealthCheck]]) -> list[Finding]:
+    """Find health checks of one name, given with their plugins: /health shows one result a name."""
+    owners: dict[str, str] = {}
+    findings = []
+    for id, check in checks:
+        other = owners.get(check.name)
+        owners[check.name] = id
+        if other is not None:
+            said = "gives two checks one name" if other == id else f"names a check as {other!r} does"
+            expected = "a name of its own for each, the plugin's id in it say"
+            findings.append(Finding(("plugins", id), f"its hook 'health' {said}", f'"{check.name}"', expected))
+    return findings
 
 
 async def awaited(hook: str, function: Callable[..., Any], *given: Any) -> None:
@@ -80,6 +124,10 @@ def misanswered(hook: str, answer: Any, expected: str) -> TypeError:
     if inspect.iscoroutine(answer):
         answer.close()  # else it is complained of a second time, elsewhere
     return TypeError(f"{hook} returned {_kind(answer)}; expected {expected}")
+
+
+def _misanswered(id: str, hook: str, found: str, expected: str) -> Finding:
+    return Finding(("plugins", id), f"its hook {hook!r} returned what it must not", found, expected)
 
 
 def _kind(value: Any) -> str:

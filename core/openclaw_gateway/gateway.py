@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from openclaw_gateway import __version__, hooks
 from openclaw_gateway.admission import Admission
-from openclaw_gateway.answers import HookFailed, asked, awaited, entered, listed, raised
+from openclaw_gateway.answers import HookFailed, asked, awaited, entered, gathered, misplaced, named_alike, raised
 from openclaw_gateway.clock import Clock, SystemClock
 from openclaw_gateway.config.document import StepSettings
 from openclaw_gateway.config.layers import Layers, TomlFile
@@ -90,10 +90,13 @@ class Gateway:
         self._implementations = {id: implementations(self._hooks, p) for id, p in self.instances.items()}
         self._refuse([f for id, found in self._implementations.items() for f in misfits(id, found)])
         self.steps = self._steps()
-        self.app = application(self._each("routes"))
+        self._refuse(misplaced(self.instances))
+        self.app = application([route for _, route in self._each("routes")])
         #: one runner for the public listener, one for that of operations; without the latter they are the same
         self.routes, self.proofs, self.runner, self.operations = self._compile()
-        self.health_checks: list[HealthCheck] = self._each("health")
+        checks = self._each("health")
+        self._refuse(named_alike(checks))
+        self.health_checks: list[HealthCheck] = [check for _, check in checks]
 
     @classmethod
     def from_file(
@@ -172,10 +175,10 @@ class Gateway:
 
     def notices(self) -> list[str]:
         """Lines for the operator, once everything is open."""
-        lines, findings = self._asked("notices")
+        lines, findings = gathered(self._implementations, "notices")
         for finding in findings:
             logger.error("%s", Problem.of(finding, self.layers.origin))
-        return lines
+        return [line for _, line in lines]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self.runner(scope, receive, send)
@@ -268,20 +271,10 @@ class Gateway:
         operations = public if settings.operations is None else runner("operations")
         return tuple(c.route for c in served), tuple(proofs), public, operations
 
-    def _each(self, hook: str) -> list[Any]:
-        answers, findings = self._asked(hook)
+    def _each(self, hook: str) -> list[tuple[str, Any]]:
+        answers, findings = gathered(self._implementations, hook)
         self._refuse(findings)
         return answers
-
-    def _asked(self, hook: str) -> tuple[list[Any], list[Finding]]:
-        answers, findings = list[Any](), list[Finding]()
-        for id, found in self._implementations.items():
-            if hook in found:
-                try:
-                    answers += listed(id, hook, found[hook])
-                except HookFailed as error:
-                    findings.append(error.finding)
-        return answers, findings
 
     async def _open(self, stack: AsyncExitStack, id: str) -> None:
         lifespan = self._implementations[id].get("lifespan")

@@ -5,9 +5,9 @@ read once, at start, into one flat pipeline a route, and then called by the runn
 specifies, registers and validates, it does not dispatch. An exchange hook may be a plain function or a
 coroutine function, unless its text says otherwise; plain ones are called without a switch of task.
 
-What a hook returns is looked at. Of a wrong type, or where a composition hook raises, it stops the start (`notices` and
-`draining` are logged), and names the plugin, the hook, what was found and what is expected. An `on_request` or
-`on_message` that returns neither None nor an answer has failed, and `on_error` of its step decides.
+What a hook returns is looked at. Of a wrong type, or where a composition hook raises, it stops the start (`notices`,
+`draining` and `on_quota_event` are logged), and names the plugin, the hook, what was found and what is expected. An
+`on_request` or `on_message` that returns neither None nor an answer has failed, and `on_error` of its step decides.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class HealthCheck(msgspec.Struct, frozen=True):
     """One part of the gateway's health.
 
     `probe` returns facts worth showing and raises where the part is not well; it is called at most once a
-    second, with a time-out. Gate `ready` takes the replica out of rotation, `info` only reports.
+    second, with a time-out. Gate `ready` takes the replica out of rotation, `info` only reports. `name` is the part's
+    own in the whole gateway, or the start is refused: a plugin that may stand twice in a configuration has its id
+    (`host.id`) in it.
     """
 
     name: str
@@ -91,7 +93,10 @@ def health() -> Sequence[HealthCheck]:  # type: ignore[empty-body]
 
 @hookspec
 def migrations() -> Path:  # type: ignore[empty-body]
-    """Return a folder of Alembic revisions for the plugin's own tables. Called by the `db` commands."""
+    """Return a folder of Alembic revisions for the plugin's own tables; it must be there.
+
+    Called once a start, and where the schema is looked at or upgraded.
+    """
 
 
 @hookspec
@@ -127,7 +132,8 @@ def on_quota_event(event: QuotaEvent) -> Awaitable[None] | None:
     There is one event for each organisation, subject, quota, period and threshold, also over restarts, replicas
     and edits of limits. It is written with the charge that passed the threshold and delivered by one replica, at
     least once: again, with the same `event.key`, where a listener raises or the replica dies. Read once, at start.
-    What has to wait is returned as an awaitable.
+    What has to wait is returned as an awaitable. Another answer than that or None is a line in the log, and counts as
+    taken.
     """
 
 

@@ -148,7 +148,37 @@ async def test_a_listener_that_fails_is_told_again(
     async with listening(tmp_path, config, listener).opened() as stores:
         await charge(stores, 8)
         await until(lambda: listener.heard)
-    assert sum(record.message == "a quota event was not taken" for record in caplog.records) == 2
+    assert sum(record.message == "a quota event was not taken by the plugin listener" for record in caplog.records) == 2
+
+
+async def test_a_listener_that_answers_with_what_is_no_answer_is_named_and_not_told_again(
+    config: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Lazy(Listener):
+        def on_quota_event(self, event: QuotaEvent) -> Any:
+            self.heard.append(event)
+            yield  # a generator: what stands before it has not run, nor will it
+
+    class Talkative(Listener):
+        def on_quota_event(self, event: QuotaEvent) -> Any:
+            self.heard.append(event)
+            return {"taken": True}
+
+    lazy, talkative = Lazy(), Talkative()
+    stores = listening(tmp_path, config, talkative)
+    stores.instances["lazy"] = lazy
+    async with stores.opened():
+        await charge(stores, 8)
+        await until(lambda: talkative.heard)
+        await asyncio.sleep(0.5)  # longer than a claim stands
+    assert (len(talkative.heard), lazy.heard) == (1, [])
+    records = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    said = "its hook 'on_quota_event' returned what it must not; found {}; expected None or an awaitable"
+    assert [record.getMessage() for record in records] == [
+        f"plugins.listener: {said.format('dict')}",
+        f"plugins.lazy: {said.format('generator')}",
+    ]
+    assert not any(record.exc_info for record in records)
 
 
 async def test_an_event_of_a_dead_replica_is_told_by_the_next(config: dict[str, Any], tmp_path: Path) -> None:

@@ -128,6 +128,30 @@ def asking(self: Any, config: Any, host: Any) -> None:
         (
             Api,
             "health",
+            hookimpl(lambda self: [HealthCheck("db", probe), HealthCheck("db", probe)]),
+            "plugins.api: its hook 'health' gives two checks one name; found \"db\"; expected a name of its own for ",
+        ),
+        (
+            Api,
+            "migrations",
+            hookimpl(lambda self: "revisions"),
+            "plugins.api: its hook 'migrations' returned what it must not; found a str; expected the Path of a folder",
+        ),
+        (
+            Api,
+            "migrations",
+            hookimpl(lambda self: Path("/nowhere/revisions")),
+            "'migrations' returned what it must not; found /nowhere/revisions, which is no folder; expected the Path ",
+        ),
+        (
+            Api,
+            "migrations",
+            hookimpl(failing),
+            "plugins.api: its hook 'migrations' failed: KeyError: 'nobody' (test_auth",
+        ),
+        (
+            Api,
+            "health",
             hookimpl(probe),
             "plugins.api: its hook health is a coroutine function; expected a plain function",
         ),
@@ -157,6 +181,16 @@ def test_it_is_a_finding(
         build(configuration(tmp_path, toml=SIZED, tiers=TIERS))
     (problem,) = caught.value.problems
     assert told in str(problem)
+
+
+def test_two_plugins_whose_checks_have_one_name_are_both_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for plugin in (Named, Api):
+        monkeypatch.setattr(plugin, "health", hookimpl(lambda self: [HealthCheck("db", probe)]), raising=False)
+    with pytest.raises(ConfigError) as caught:
+        build(configuration(tmp_path, toml=CONFIG, tiers=TIERS))
+    (problem,) = caught.value.problems
+    for text in ("plugins.api: ", "'named'", 'found "db"', "expected a name of its own for each"):
+        assert text in str(problem)
 
 
 # --- what is asked later, while the gateway serves --------------------------------------------------

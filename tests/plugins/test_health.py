@@ -228,6 +228,15 @@ async def test_a_change_is_logged_once(tmp_path: Path, caplog: pytest.LogCapture
     assert caplog.records[0].exc_info is not None
 
 
+async def test_two_plugins_of_one_class_are_both_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = {"use": "database", "url": f"sqlite:///{tmp_path / 'archive.db'}", "auto_upgrade": True}
+    gateway = small_gateway(tmp_path, {"plugins.database": {}, "plugins.archive": other})
+    as_admin(gateway, monkeypatch)
+    async with serving(gateway) as url:
+        checks = (await get(url, "/health"))[1]["checks"]
+    assert {"database", "archive"} <= set(checks)
+
+
 @pytest.mark.parametrize(("required", "ready"), [(True, 503), (False, 200)])
 async def test_declared_services_are_asked(tmp_path: Path, required: bool, ready: int) -> None:
     seen: list[str] = []

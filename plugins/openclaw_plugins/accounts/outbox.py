@@ -24,6 +24,9 @@ Listener = Callable[[QuotaEvent], Awaitable[None] | None]
 _BATCH = 50
 #: how long an event that was delivered is kept, for those who ask what was told
 _KEPT = timedelta(days=40)
+_MISANSWERED = (
+    "plugins.%s: its hook 'on_quota_event' returned what it must not; found %s; expected None or an awaitable"
+)
 _OPEN = table.c.delivered_at.is_(None)
 _MARK = update(table).where(table.c.event_id == bindparam("id")).values(delivered_at=bindparam("now"))
 
@@ -37,7 +40,7 @@ class Outbox:
         self._every = every
         self._claim = timedelta(seconds=claim)
         self._something = asyncio.Event()
-        self._listeners: Sequence[Listener] = ()
+        self._listeners: Sequence[tuple[str, Listener]] = ()
 
     def nudge(self) -> None:
         """Say that there is an event, or will be once its transaction is committed."""
@@ -47,7 +50,7 @@ class Outbox:
     async def running(self) -> AsyncIterator[None]:
         """Deliver in a task for as long as the block; without a listener there is none, and events wait for one."""
         self._listeners = [
-            hook for _, plugin in self._host.plugins() if (hook := getattr(plugin, "on_quota_event", None)) is not None
+            (id, plugin.on_quota_event) for id, plugin in self._host.plugins() if hasattr(plugin, "on_quota_event")
         ]
         task = asyncio.create_task(self._keep_delivering()) if self._listeners else None
         try:
@@ -81,16 +84,20 @@ class Outbox:
 
     async def _tell(self, event: QuotaEvent) -> bool:
         told = True
-        for listener in self._listeners:
+        for id, listener in self._listeners:
+            extra = {"fields": {"event": event.key}}
             try:
                 answer = listener(event)
                 if inspect.isawaitable(answer):
                     async with asyncio.timeout(self._claim.total_seconds() / 2):
                         await answer
+                elif answer is not None:
+                    # Not told again: the next answer would be no other, and those who took the event hear it anew.
+                    self._host.logger.error(_MISANSWERED, id, type(answer).__name__, extra=extra)
             except Exception as error:
                 told = False
-                fields = {"event": event.key}
-                self._host.logger.error("a quota event was not taken", exc_info=error, extra={"fields": fields})
+                text = "a quota event was not taken by the plugin %s"
+                self._host.logger.error(text, id, exc_info=error, extra=extra)
         return told
 
     async def _keep_delivering(self) -> None:

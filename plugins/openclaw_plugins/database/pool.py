@@ -185,9 +185,9 @@ class SqlDatabase:
 
     @hookimpl
     def health(self) -> Sequence[HealthCheck]:
-        checks = [HealthCheck("database", self._probe, gate="ready")]
+        checks = [HealthCheck(self._host.id, self._probe, gate="ready")]
         if self.shared:
-            checks.append(HealthCheck("message_partitions", self.partitions.probe))
+            checks.append(HealthCheck(f"{self._host.id}_partitions", self.partitions.probe))
         return checks
 
     @hookimpl

@@ -76,7 +76,7 @@ class FolderSkills:
             skipped = [f"{found.folder}: {found.message}" for found in self.diagnostics if found.skipped]
             return {"loaded": len(self._skills), "skipped": skipped[:_RESOURCES]}
 
-        return [HealthCheck("folder_skills", probe)]
+        return [HealthCheck(self._host.id, probe)]
 
 
 class FolderSkill:
