@@ -88,7 +88,8 @@ class _Load:
                 self.report([Finding(("steps", id), "no such step in gateway.pipeline", nearest=nearest(id, order))])
         files = TierFiles(self.directory / str(gateway.get("tiers", "tiers")), str(gateway.get("tiers", "tiers")))
         owners = {d.id: d.cls.Limits for d in definitions.values() if hasattr(d.cls, "Limits")}
-        tiers, problems = files.build(owners)
+        models = tree.get("models", {})
+        tiers, problems = files.build(owners, models if isinstance(models, dict) else None)
         self.problems += problems
         ordered = self.in_order(definitions)
         if self.problems:

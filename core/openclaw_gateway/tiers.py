@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +58,13 @@ class TierFiles:
                 Problem(origin=shown, path="", message="no tier file", expected="at least one NAME.toml")
             )
 
-    def build(self, owners: Mapping[str, type[msgspec.Struct]]) -> tuple[dict[str, Tier], list[Problem]]:
-        """Type every table by the `Limits` of its plugin; return all tiers, or all problems."""
+    def build(
+        self, owners: Mapping[str, type[msgspec.Struct]], models: Collection[str] | None = None
+    ) -> tuple[dict[str, Tier], list[Problem]]:
+        """Type every table by the `Limits` of its plugin; return all tiers, or all problems.
+
+        `models` are those of the configuration: a tier that opens another one has a problem. None knows of no models.
+        """
         problems = list(self.problems)
         tiers: dict[str, Tier] = {}
         for name, file in self.files.items():
@@ -69,7 +74,10 @@ class TierFiles:
             tables: dict[str, dict[str, Any]] = {}
             for key, value in file.data.items():
                 if key in _OWN:
-                    found += collect(value, _OWN[key], path=(key,))
+                    wrong = collect(value, _OWN[key], path=(key,))
+                    if key == "models" and models is not None and not wrong:
+                        wrong = _unknown(value, models)
+                    found += wrong
                 elif key not in owners:
                     found.append(
                         Finding(
@@ -135,6 +143,16 @@ def idle_limits(
                     finding = Finding((owner, name), message, expected=expected, nearest=nearest(meter, known))
                     found.append((tier.name, finding))
     return found
+
+
+def _unknown(opened: Iterable[str], models: Collection[str]) -> list[Finding]:
+    """Find models that a tier opens and the configuration does not have: they would only be missing."""
+    expected = "one of: " + ", ".join(models) if models else "a table [models.<alias>] for it"
+    return [
+        Finding(("models", i), "there is no such model", f'"{name}"', expected, nearest(name, models))
+        for i, name in enumerate(opened)
+        if name not in models
+    ]
 
 
 def _opened(data: Mapping[str, Any], key: str) -> frozenset[str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,16 @@ def test_what_a_tier_opens_is_what_its_file_names_and_all_where_it_names_nothing
     assert (b.title, b.models, b.skills, b.scopes) == ("b", None, None, {"admin"})
     assert a.tables == {"quota": {}}
     assert b.tables == {"quota": {"messages": Quota.Limits(limit=5, per="day")}}
+
+
+def test_a_model_that_is_none_is_named_at_its_own_place_in_the_tier_file(tmp_path: Path) -> None:
+    opening = 'title = "Teams"\nmodels = ["ech", "echo",\n  "smal"]\n'
+    first, second = problems(tmp_path, {**SHIPPED, "teams": SHIPPED["teams"].replace('title = "Teams"\n', opening, 1)})
+    assert re.match(
+        r"tiers/teams\.toml:\d+:\d+: models\[0\]: there is no such model; found \"ech\"; expected one of: ", first
+    )
+    assert first.endswith('did you mean "echo"?')
+    assert re.match(r"tiers/teams\.toml:\d+:\d+: models\[2\]: there is no such model; found \"smal\"; ", second)
 
 
 def test_a_limit_higher_than_a_header_can_say_is_refused(tmp_path: Path) -> None:

@@ -343,8 +343,8 @@ async def test_a_role_alone_is_no_content(kit: Kit) -> None:
 
 
 async def test_names_that_open_nothing_stop_the_start(tmp_path: Path) -> None:
-    for edit, named in [({"models.echo.tiers": ["tems"]}, "'tems'"), ({}, "'ech'")]:
-        path = configuration(tmp_path / named.strip("'"), edit=edit)
+    for edit, named in [({"models.echo.tiers": ["tems"]}, "'tems'"), ({}, '"ech"')]:
+        path = configuration(tmp_path / named[1:-1], edit=edit)
         if not edit:
             file = path.parent / "tiers" / "teams.toml"
             file.write_text('models = ["ech"]\n' + file.read_text())

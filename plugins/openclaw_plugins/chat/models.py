@@ -138,13 +138,6 @@ class Models:
                 if name not in self._models:
                     near = _meant(name, self._models)
                     raise ValueError(f"models.{alias}.fallbacks: there is no model {name!r}{near}")
-        for tier in self._host.tiers.values():
-            for alias in sorted(tier.models or ()):
-                if alias not in self._models:
-                    near = _meant(alias, self._models)
-                    raise ValueError(
-                        f"the tier {tier.name!r} opens the model {alias!r}, which [models] does not have{near}"
-                    )
 
     def _order(self, alias: str, fallbacks: Mapping[str, Sequence[str]]) -> list[str]:
         try:
