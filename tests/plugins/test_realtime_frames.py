@@ -11,6 +11,7 @@ from pathlib import Path
 from socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET
 from typing import Any
 
+import msgspec
 import pytest
 from socket_kit import Place, Raw, closed, frame, place, raw, said, say
 
@@ -206,17 +207,39 @@ async def test_frames_of_every_kind_count_for_the_rate(tmp_path: Path) -> None:
     text = (asset("tiers") / "open_source.toml").read_text()
     few = text.replace("limit = 200\n", "limit = 4\n", 1)
     assert few != text
+    async with place(tmp_path, tiers={"open_source": few}) as here:
+        realtime = here.gateway.plugin("realtime")
+        realtime._limits = msgspec.structs.replace(realtime._limits, beat=60.0)
+        async with here.connect(await here.session()) as socket:
+            await say(socket, "ping")  # the one that is free
+            await said(socket, "pong")
+            for sent in ("{", '{"type":"nothing"}', '{"type":"ping"}', '{"type":"cancel","ref":"x"}'):
+                await socket.send(sent)
+                answer = await said(socket, "error", "pong")
+                assert answer.get("code") in (None, "BAD_REQUEST", "NOT_FOUND"), answer
+            for sent in ("{", '{"type":"ping"}'):
+                await socket.send(sent)
+                assert (await said(socket, "error", "pong")).get("code") == "RATE_LIMIT_EXCEEDED"
+
+
+async def test_who_is_over_the_rate_still_sees_that_the_link_lives(tmp_path: Path) -> None:
+    few = (asset("tiers") / "open_source.toml").read_text().replace("limit = 200\n", "limit = 1\n", 1)
     async with (
         place(tmp_path, tiers={"open_source": few}) as here,
         here.connect(await here.session()) as socket,
     ):
-        for sent in ("{", '{"type":"nothing"}', '{"type":"ping"}', '{"type":"cancel","ref":"x"}'):
-            await socket.send(sent)
-            answer = await said(socket, "error", "pong")
-            assert answer.get("code") in (None, "BAD_REQUEST", "NOT_FOUND"), answer
-        for sent in ("{", '{"type":"ping"}'):
-            await socket.send(sent)
-            assert (await said(socket, "error", "pong")).get("code") == "RATE_LIMIT_EXCEEDED"
+        for code in ("BAD_REQUEST", "RATE_LIMIT_EXCEEDED"):
+            await socket.send("{")
+            assert (await said(socket, "error"))["code"] == code
+        for _ in range(2):
+            await say(socket, "ping")
+            await said(socket, "pong")
+            await asyncio.sleep(1.1)
+        for _ in range(20):
+            await say(socket, "ping")
+        codes = [(await said(socket, "error", "pong")).get("code") for _ in range(20)]
+        # As many as there were seconds, and no more of them.
+        assert codes[0] is None and codes.count("RATE_LIMIT_EXCEEDED") >= 10
 
 
 async def test_an_error_names_the_message_that_it_is_about(here: Place) -> None:

@@ -30,6 +30,7 @@ from openclaw_plugins.realtime.frames import (
     Cancel,
     GoingAway,
     Outbound,
+    Ping,
     Pong,
     Resume,
     SendMessage,
@@ -86,8 +87,8 @@ class Connection:
         self._held: deque[Event] | None = deque() if resuming else None
         self._resumed = False
         self._leaving = False
-        now = self._loop.time()
-        self._heard = now
+        self._heard = now = self._loop.time()
+        self._beat = now - limits.beat
         #: since when the peer has not taken a frame that we are handing it
         self._sending: float | None = None
         self._place = Place(x, host.logger, now)
@@ -119,13 +120,12 @@ class Connection:
 
     def deliver(self, event: Event) -> None:
         """Take an event of the session."""
-        if self._held is not None:
-            if len(self._held) >= self._limits.max_frames:
-                self.close(OVERLOAD, "slow reader")
-            else:
-                self._held.append(event)
-            return
-        self._tell(event)
+        if self._held is None:
+            self._tell(event)
+        elif len(self._held) >= self._limits.max_frames:
+            self.close(OVERLOAD, "slow reader")
+        else:
+            self._held.append(event)
 
     def send(self, frame: Outbound | dict[str, Any]) -> None:
         """Put a frame of this socket alone in the queue; says nothing to one that is closed."""
@@ -190,12 +190,10 @@ class Connection:
             self._writer.add_done_callback(self._task_ended)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        self._host.logger.error(
-            "a socket failed", exc_info=error, extra={"fields": {"requestId": self.x.get(REQUEST_ID)}}
-        )
-        self.close(INTERNAL, "internal error")
+        if not task.cancelled() and (error := task.exception()) is not None:
+            fields = {"requestId": self.x.get(REQUEST_ID)}
+            self._host.logger.error("a socket failed", exc_info=error, extra={"fields": fields})
+            self.close(INTERNAL, "internal error")
 
     async def _finish(self) -> None:
         end = self._end.result()
@@ -204,9 +202,8 @@ class Connection:
                 await asyncio.wait([self._writer], timeout=_FLUSH)
             self._writer.cancel()
         if end is not None:
-            code, reason = end
             with suppress(OSError, RuntimeError):  # it may have gone meanwhile
-                await self._send({"type": "websocket.close", "code": code, "reason": reason})
+                await self._send({"type": "websocket.close", "code": end[0], "reason": end[1]})
 
     # --- keeping its place ----------------------------------------------------------------------
 
@@ -237,9 +234,12 @@ class Connection:
         frame = read(text)
         self._numbers.frame("inbound", "invalid" if isinstance(frame, Unreadable) else tag(frame))
         runner = self._host.gateway.runner
-        # Who may send no more can still stop what runs: once a turn, so no more often than turns were admitted.
+        # Who may send no more can still stop what runs, once a turn, and see that the link lives, once a beat.
         stops = isinstance(frame, Cancel) and self._turns.cancel(frame.ref)
-        x, refused = await runner.message(self.x, metered=not stops)
+        beats = isinstance(frame, Ping) and self._heard - self._beat >= self._limits.beat
+        if beats:
+            self._beat = self._heard
+        x, refused = await runner.message(self.x, metered=not (stops or beats))
         x.outcome.status = 200
         ref = frame.id if isinstance(frame, SendMessage) else getattr(frame, "ref", None)
         if stops:

@@ -15,6 +15,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int
     stall: float
     idle: float
+    #: of its pings, one in so long costs nothing: a busy session's link is not dead, and a flood is no heartbeat
+    beat: float = 1.0
 
 
 class Outbox:
