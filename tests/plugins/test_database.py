@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from openclaw_gateway.api import Database, Host, Refused, Secret, StartFailed, StoreBusy, StoreUnavailable, SystemClock
 from openclaw_gateway.config.document import Document, GatewaySettings
 from openclaw_gateway.testing import configuration
-from openclaw_plugins.database import schema
+from openclaw_plugins.database import engines, schema
 from openclaw_plugins.database.commands import db
 from openclaw_plugins.database.engines import location, made_private
 from openclaw_plugins.database.faults import Fault
@@ -528,6 +528,38 @@ def test_a_start_says_where_a_database_need_not_prove_who_it_is(
     assert bool(lines) == (said is not None)
     monkeypatch.setenv("PGSSLMODE", "verify-full")  # as libpq and asyncpg read it, where the URL does not say
     assert bool(store.notices()) == (url is not None and ("require" in url or "verify-ca" in url))
+
+
+async def test_a_connection_whose_opening_is_cancelled_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    opened: list[sqlite3.Connection] = []
+    closed: list[sqlite3.Connection] = []
+
+    class Seen(engines.Store):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            opened.append(self)
+            loop.call_soon_threadsafe(task.cancel)  # it is open, and who waits for it does not know yet
+
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    monkeypatch.setattr(engines, "Store", Seen)
+    pools = engines.open_pools(location(None, tmp_path / "gateway.db"), database(tmp_path)._options())
+
+    async def use() -> None:
+        async with pools.reader.connect():
+            pass
+
+    task = asyncio.create_task(use())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (thread,) = pools.threads
+    await pools.close()
+    assert len(opened) == 1 and closed == opened and not thread.is_alive()
 
 
 async def test_the_mode_of_tls_has_libpqs_name_too(postgres_url: str, tmp_path: Path) -> None:

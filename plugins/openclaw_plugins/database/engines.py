@@ -7,11 +7,13 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
 from weakref import WeakSet
 
+import aiosqlite
 import msgspec
 from sqlalchemy import event, make_url
 from sqlalchemy.engine import URL
@@ -76,7 +78,8 @@ class Pools(msgspec.Struct, frozen=True):
     async def close(self) -> None:
         """Close every connection, and wait for the threads of those that were left in the middle of something.
 
-        A cancelled transaction leaves its connection to end by itself; until then its thread speaks to this loop.
+        A cancelled transaction leaves its connection to end by itself, and so does a cancelled opening; until then its
+        thread speaks to this loop.
         """
         for _, engine in self.named():
             await engine.dispose()
@@ -188,6 +191,19 @@ def _postgresql(url: URL, options: Options, *, size: int) -> AsyncEngine:
     )
 
 
+async def _opened(threads: WeakSet[Thread], *args: Any, **kwargs: Any) -> aiosqlite.Connection:
+    """Open a connection to its end, whoever waits for it: the driver leaves open what was cancelled in between."""
+    connection = aiosqlite.connect(*args, **kwargs)
+    connection._thread.daemon = True
+    threads.add(connection._thread)
+    opening = asyncio.ensure_future(connection)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(lambda _: connection.stop())
+        raise
+
+
 def _sqlite(url: URL, options: Options, threads: WeakSet[Thread], *, size: int, write: bool) -> AsyncEngine:
     engine = create_async_engine(
         url,
@@ -197,7 +213,11 @@ def _sqlite(url: URL, options: Options, threads: WeakSet[Thread], *, size: int, 
         hide_parameters=True,
         pool_timeout=options.pool_timeout,
         **JSON,
-        connect_args={"timeout": options.lock_timeout, "factory": Store},
+        connect_args={
+            "timeout": options.lock_timeout,
+            "factory": Store,
+            "async_creator_fn": partial(_opened, threads),
+        },
         # see `clean`
         pool_reset_on_return=None,
     )
@@ -207,7 +227,6 @@ def _sqlite(url: URL, options: Options, threads: WeakSet[Thread], *, size: int, 
 
     @event.listens_for(engine.sync_engine, "connect")
     def set_up(connection: Any, _: Any) -> None:
-        threads.add(connection.driver_connection._thread)
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
