@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from openclaw_gateway.api import StartFailed
 from openclaw_plugins.database.driver import JSON
+from openclaw_plugins.database.tls import secured
 
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -100,11 +101,14 @@ def location(url: str | None, embedded: Path) -> URL:
         raise ValueError(f"{parsed.drivername!r} is not served, expected postgresql://... or sqlite:///file")
     if driver == "sqlite+aiosqlite" and parsed.database in (None, "", ":memory:"):
         raise ValueError("a database in memory is lost with its connection, expected sqlite:///file")
-    # libpq's word for it; asyncpg has another, and takes the same values
-    mode = parsed.query.get("sslmode")
-    if driver.startswith("postgresql") and mode is not None:
-        parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
-    return parsed.set(drivername=driver)
+    parsed = parsed.set(drivername=driver)
+    if driver.startswith("postgresql"):
+        # libpq's word for it; asyncpg has another, and takes the same values
+        mode = parsed.query.get("sslmode")
+        if mode is not None:
+            parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
+        secured(parsed)  # what is wrong with it is told now, and not when the gateway starts
+    return parsed
 
 
 def unverified(url: URL) -> list[str]:
@@ -117,7 +121,7 @@ def unverified(url: URL) -> list[str]:
         return []
     return [
         f"the database at {', '.join(away)} is reached with sslmode={mode}, by which anyone on the way can be it: "
-        "add ?sslmode=verify-full to its url, and name its authority in PGSSLROOTCERT"
+        "add ?sslmode=verify-full&sslrootcert=FILE to its url, the file of its authority"
     ]
 
 
@@ -174,6 +178,7 @@ def _postgresql(url: URL, options: Options, *, size: int) -> AsyncEngine:
     }
     if options.role is not None:
         settings["role"] = options.role
+    url, tls = secured(url)
     return create_async_engine(
         url,
         pool_size=size,
@@ -187,6 +192,7 @@ def _postgresql(url: URL, options: Options, *, size: int) -> AsyncEngine:
             # the server's own time-out answers first; this one is for a server that does not answer at all
             "command_timeout": options.statement_timeout + 5,
             "server_settings": settings,
+            **({"ssl": tls} if tls is not None else {}),
         },
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 from sqlalchemy import exc
 
 from openclaw_gateway.api import GatewayError, Refused, StoreBusy, StoreUnavailable, bad_request
@@ -30,6 +32,8 @@ def translated(error: Exception) -> Exception | None:
     cause = error.orig if isinstance(error, exc.StatementError) else error
     if isinstance(cause, (OverflowError, UnicodeEncodeError)):
         return _unstorable()
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return StoreUnavailable("database", f"its certificate is not trusted: {error.verify_message}")
     if isinstance(error, (OSError, TimeoutError)):
         return StoreUnavailable("database", "not reachable")
     if not isinstance(error, exc.SQLAlchemyError):
