@@ -15,7 +15,7 @@ from litestar.exceptions import MethodNotAllowedException
 
 from openclaw_gateway.answers import misanswered
 from openclaw_gateway.decoding import Disconnected
-from openclaw_gateway.eager import begin, finish, within
+from openclaw_gateway.eager import begin, finish, next_turn, within
 from openclaw_gateway.errors import Refused, StoreUnavailable, UpstreamFailed
 from openclaw_gateway.exchange import Exchange, Reply
 from openclaw_gateway.facts import PRINCIPAL, REQUEST_ID, TIER
@@ -97,6 +97,7 @@ class Runner:
             if reply is None:
                 reply = refusal
             if reply is None:
+                await next_turn()
                 await (x.route.direct or self._app)(scope, x.receive, response)
                 if not response.finished and not x.outcome.disconnected:
                     x.outcome.disconnected = True

@@ -49,7 +49,7 @@ from openclaw_plugins.chat.surface import surface
 from openclaw_plugins.chat.tokens import Tokens
 from openclaw_plugins.chat.tool_loop import ToolLoop, ToolLoops
 from openclaw_plugins.chat.turns import Turn, Turns
-from openclaw_plugins.chat.writers import ChunkEvents, Form, write_json, write_stream, write_whole
+from openclaw_plugins.chat.writers import ChunkEvents, write_json, write_stream, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -140,9 +140,9 @@ class Chat:
             await self._host.gateway.admission.in_session(x, session)
         turn = await self._turn(x, completion, body, request, session)
         if turn.streams:
-            await self._streamed(x, turn, receive, send, ChunkEvents())
+            await self._counted(x, turn, write_stream(x, turn, receive, send, form=ChunkEvents(), **self._patience))
         else:
-            await self._counted(x, turn, write_whole(x, turn, self._turns.whole, receive, send))
+            await self._counted(x, turn, write_whole(x, turn, receive, send))
 
     async def message(self, scope: Any, receive: Receive, send: Send) -> None:
         x: Exchange = scope["exchange"]
@@ -152,9 +152,9 @@ class Chat:
         self._check(x, completion)
         turn = await self._turn(x, completion, body, request, None)
         if turn.streams:
-            await self._streamed(x, turn, receive, send, MessageEvents())
+            await self._counted(x, turn, write_stream(x, turn, receive, send, form=MessageEvents(), **self._patience))
         else:
-            await self._counted(x, turn, write_whole(x, turn, self._turns.whole, receive, send, told=whole_message))
+            await self._counted(x, turn, write_whole(x, turn, receive, send, told=whole_message))
 
     def _check(self, x: Exchange, completion: Completion) -> None:
         if len(completion.messages) > self._config.max_messages:
@@ -206,13 +206,10 @@ class Chat:
             attempts.listen(turn.outlet.note)
         return turn
 
-    async def _streamed(self, x: Exchange, turn: Turn, receive: Receive, send: Send, form: Form) -> None:
-        self._turns.start(turn)
-        await self._counted(x, turn, write_stream(x, turn, receive, send, form=form, **self._patience))
-
     async def _counted(self, x: Exchange, turn: Turn, writing: Awaitable[None]) -> None:
-        """Have a turn written; count it, and at the end its answer."""
+        """Start a turn and have it written; count it, and at the end its answer."""
         ended = self._measures.begun(x)
+        self._turns.start(turn)
         try:
             await writing
         finally:

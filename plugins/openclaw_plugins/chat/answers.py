@@ -178,11 +178,6 @@ class Record:
         #: what was kept: what was asked, then the answer
         self.stored: Sequence[Message] = ()
 
-    @property
-    def kept(self) -> bool:
-        """Whether there is a history for it."""
-        return self._session is not None
-
     def add(self, piece: bytes) -> None:
         """Note what was delivered."""
         # Most chunks say neither how an answer ended nor what it took, and are not read for it.

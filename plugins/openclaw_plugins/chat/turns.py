@@ -1,8 +1,7 @@
 """Turns: one supervised task owns each, from the first byte of the upstream to the commit of what it delivered.
 
 A connection only subscribes. Its end never cancels the commit, and the commit is never skipped: a turn that
-delivered something is kept and charged, one that delivered nothing costs nothing. Where all comes at once and no
-history keeps it, there is nothing to outlive the connection: its own task owns the turn.
+delivered something is kept and charged, one that delivered nothing costs nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Literal
+from typing import Literal
 
 from openclaw_gateway.api import (
     Refusal,
@@ -96,18 +95,13 @@ class Turn:
     def streams(self) -> bool:
         return self._attempts.use.streamed
 
-    @property
-    def kept(self) -> bool:
-        """Whether a history keeps what comes of it."""
-        return self._record.kept
-
     def stop(self, reason: Reason) -> None:
         """Tell the turn to end now: it closes its upstream, and accounts for what it delivered."""
         if self._phase == "settling" or self.stopped is not None:
             return
         self.stopped = reason
         if reason == "shutdown":
-            self.failure = _shutting_down()
+            self.failure = unavailable("the gateway is shutting down", retry_after=5.0)
         else:
             self.outlet.drop()
         if self._phase == "asking":
@@ -125,11 +119,6 @@ class Turn:
         """Let a task of its own run the turn."""
         self._task = asyncio.get_running_loop().create_task(self._run())
         return self._task
-
-    def run(self, task: asyncio.Task[Any]) -> Awaitable[None]:
-        """Return what runs the turn in this task, which is the caller's."""
-        self._task = task
-        return self._run()
 
     async def _run(self) -> None:
         try:
@@ -154,9 +143,7 @@ class Turn:
                 self.body = await self._attempts.complete()
                 self.outlet.account((self.body,))
         except asyncio.CancelledError:
-            if self.stopped is None:  # by the server, or with the loop
-                self.stopped = "shutdown"
-                self.failure = _shutting_down()
+            if self.stopped is None:
                 raise
             assert self._task is not None
             # The cancellation is ours and done with; what follows may wait again.
@@ -217,25 +204,12 @@ class Turns:
     """All turns that run. They outlive their connections, and the plugin outlives them."""
 
     def __init__(self) -> None:
-        self._running: dict[asyncio.Task[Any], Turn] = {}
+        self._running: dict[asyncio.Task[None], Turn] = {}
 
     def start(self, turn: Turn) -> None:
         task = turn.start()
         self._running[task] = turn
         task.add_done_callback(self._running.pop)
-
-    async def whole(self, turn: Turn) -> None:
-        """Run a turn that does not stream to its end; the wait may be cancelled, and ends only what nobody keeps."""
-        task = asyncio.current_task()
-        if turn.kept or task is None:
-            self.start(turn)
-            await turn.ended()
-            return
-        self._running[task] = turn
-        try:
-            await turn.run(task)
-        finally:
-            del self._running[task]
 
     @asynccontextmanager
     async def supervised(self) -> AsyncIterator[None]:
@@ -247,10 +221,6 @@ class Turns:
                 turn.stop("shutdown")
             if self._running:
                 await asyncio.wait(set(self._running), timeout=_CLOSE + _SETTLE)
-
-
-def _shutting_down() -> Refusal:
-    return unavailable("the gateway is shutting down", retry_after=5.0)
 
 
 def _refusal(error: UpstreamFailed) -> Refusal:

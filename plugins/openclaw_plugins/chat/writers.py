@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any, Protocol
 
 import msgspec
 from litestar.types import Receive, Send
 
 from openclaw_gateway.api import REQUEST_ID, Exchange, Refusal, Refused
-from openclaw_plugins.chat.turns import Reason, Turn
+from openclaw_plugins.chat.turns import Turn
 
 _JSON = [(b"content-type", b"application/json")]
 _EVENT_STREAM = [
@@ -62,24 +62,11 @@ class ChunkEvents:
 
 
 async def write_whole(
-    x: Exchange,
-    turn: Turn,
-    run: Callable[[Turn], Awaitable[None]],
-    receive: Receive,
-    send: Send,
-    *,
-    told: Callable[[bytes], bytes] | None = None,
+    x: Exchange, turn: Turn, receive: Receive, send: Send, *, told: Callable[[bytes], bytes] | None = None
 ) -> None:
-    """Have the turn `run`, and answer with one JSON body, as `told` tells it. Raises Refused where it failed."""
-    watch = _Watch(x, turn, receive)
-    try:
-        await run(turn)
-    except asyncio.CancelledError:
-        turn.stop("shutdown")
+    """Answer with one JSON body, as `told` tells it. Raises Refused where the turn failed."""
+    async with _Watched(x, turn, receive):
         await turn.ended()
-        raise
-    finally:
-        watch.end()
     if turn.stopped in ("disconnected", "slow_reader"):
         x.outcome.disconnected = True
         return
@@ -107,7 +94,7 @@ async def write_stream(
     async def pass_on(chunks: Sequence[bytes]) -> None:
         await send(_body(form.frames(chunks), more=True))
 
-    async with _watched(x, turn, receive):
+    async with _Watched(x, turn, receive):
         patience = _Patience(stall)
         chunks = await turn.outlet.chunks(keep_alive)
         if chunks is None and turn.failure is not None:
@@ -182,43 +169,35 @@ class _Patience:
             self._handle = self._loop.call_later(self._stall / 4, self._look)
 
 
-class _Watch:
-    """Stops the turn when the client leaves."""
+class _Watched:
+    """Stops the turn when the client leaves; on leaving itself, waits until the turn has accounted for itself."""
 
-    __slots__ = ("_turn", "_watcher", "_x")
+    __slots__ = ("_receive", "_turn", "_watcher", "_x")
 
     def __init__(self, x: Exchange, turn: Turn, receive: Receive) -> None:
         self._x = x
         self._turn = turn
+        self._receive = receive
         self._watcher: asyncio.Task[None] | None = None
-        if not x.when_left(self._left):
-            self._watcher = asyncio.create_task(_gone(receive))
+
+    async def __aenter__(self) -> None:
+        if not self._x.when_left(self._left):
+            self._watcher = asyncio.create_task(_gone(self._receive))
             self._watcher.add_done_callback(lambda task: None if task.cancelled() else self._left())
 
-    def end(self) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
         else:
             self._x.when_left(None)
+        # Says nothing to a turn that has ended.
+        self._turn.stop("shutdown" if isinstance(error, asyncio.CancelledError) else "disconnected")
+        await self._turn.ended()
 
     def _left(self) -> None:
         self._turn.stop("disconnected")
-
-
-@asynccontextmanager
-async def _watched(x: Exchange, turn: Turn, receive: Receive) -> AsyncIterator[None]:
-    """Stop the turn when the client leaves, and with the block; wait until it has accounted for itself."""
-    watch = _Watch(x, turn, receive)
-    why: Reason = "disconnected"
-    try:
-        yield
-    except asyncio.CancelledError:
-        why = "shutdown"
-        raise
-    finally:
-        watch.end()
-        turn.stop(why)  # says nothing to a turn that has ended
-        await turn.ended()
 
 
 async def _gone(receive: Receive) -> None:
