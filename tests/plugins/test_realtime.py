@@ -133,7 +133,7 @@ async def test_who_is_over_the_rate_can_still_stop_a_turn_but_once_each(tmp_path
             await say(socket, "message", id="runs", content="go", model="slow", stream=True)
             await said(socket, "stream")
             await say(socket, "message", id="waits", content="go", model="slow")
-            await say(socket, "ping")
+            await say(socket, "resume", lastSeq=0)
             assert (await said(socket, "error"))["code"] == "RATE_LIMIT_EXCEEDED"
 
             await say(socket, "cancel", ref="waits")
