@@ -27,7 +27,7 @@ class HookFailed(Exception):
         self.finding = finding
 
 
-def raised(id: str, what: str, error: Exception) -> Finding:
+def raised(id: str, what: str, error: BaseException) -> Finding:
     """Say what a plugin has raised where it was asked for `what`, and where."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return Finding(

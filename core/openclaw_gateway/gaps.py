@@ -39,7 +39,9 @@ def misset(id: str, config: Any, tree: Mapping[str, Any], said: str) -> Finding:
             ("plugins", id, *_keys(where, {own[1]: tree.get("plugins", {}).get(id, {}).get(own[1])})), message
         )
     shared = _keys(where, tree)
-    return Finding(shared, message) if message and len(shared) > 1 else Finding(("plugins", id), said)
+    if message and len(shared) > 1:
+        return Finding(shared, message)
+    return Finding(("plugins", id), said or "its constructor failed: a ValueError without a text")
 
 
 def _keys(where: str, tree: Any) -> tuple[str, ...]:

@@ -209,11 +209,10 @@ class Gateway:
                 problems += error.problems
             except (ValueError, pluggy.PluginValidationError) as error:
                 findings.append(misset(definition.id, definition.config, self.layers.tree, str(error)))
-            except KeyError:
-                if not findings and not problems:  # else it names a plugin that could not be built: that is reported
-                    raise
-            except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its author's mistake, not ours
-                findings.append(raised(definition.id, "its constructor", error))
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is its author's mistake, not ours
+                # A KeyError after other findings names a plugin that could not be built: that is reported.
+                if not isinstance(error, KeyError) or not (findings or problems):
+                    findings.append(raised(definition.id, "its constructor", error))
             else:
                 self.instances[definition.id] = instance
                 findings += unknown_hooks(definition.id, instance, self._hooks)

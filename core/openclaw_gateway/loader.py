@@ -86,11 +86,12 @@ class _Load:
         for id in steps:
             if id not in order:
                 self.report([Finding(("steps", id), "no such step in gateway.pipeline", nearest=nearest(id, order))])
-        files = TierFiles(self.directory / str(gateway.get("tiers", "tiers")), str(gateway.get("tiers", "tiers")))
-        owners = {d.id: d.cls.Limits for d in definitions.values() if hasattr(d.cls, "Limits")}
-        models = tree.get("models", {})
-        tiers, problems = files.build(owners, models if isinstance(models, dict) else None)
-        self.problems += problems
+        folder, models = gateway.get("tiers", "tiers"), tree.get("models", {})
+        if isinstance(folder, str):  # another value is told above
+            files = TierFiles(self.directory / folder, folder)
+            owners = {d.id: d.cls.Limits for d in definitions.values() if hasattr(d.cls, "Limits")}
+            tiers, problems = files.build(owners, models if isinstance(models, dict) else None)
+            self.problems += problems
         ordered = self.in_order(definitions)
         if self.problems:
             return None, self.problems
@@ -122,8 +123,8 @@ class _Load:
                 table = settled(table, config_type)
                 try:
                     findings = collect(table, config_type, path=("plugins", id), dec_hook=self.dec_hook)
-                except (TypeError, NotImplementedError) as error:
-                    self.report([Finding(("plugins", id), f"the plugin's Config is not usable: {error}")])
+                except Exception as error:  # noqa: BLE001 - odd types of fields, or what its __post_init__ raises
+                    self.report([Finding(("plugins", id), f"the plugin's Config is not usable: {_said(error)}")])
                     continue
                 secret = {f.name for f in msgspec.structs.fields(config_type) if _mentions(f.type, Secret)}
                 self.report(
@@ -159,21 +160,36 @@ class _Load:
             return None
         try:
             found = offered[0].load()
-        except Exception as error:  # noqa: BLE001 - whatever a foreign module raises is the operator's to see
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a foreign module raises is the operator's to see
             message = f'"{use}" cannot be imported from {offered[0].value}: {type(error).__name__}: {error}'
             self.report([Finding(keys, message)])
             return None
-        odd = [fact for name in ("requires", "provides") for fact in getattr(found, name, ()) if type(fact) is not Fact]
-        if odd:
-            message = f'"{use}" requires or provides what is no fact: {odd[0]!r}'
-            self.report([Finding(keys, message, expected="a Fact, PRINCIPAL say")])
-            return None
-        for name in ("Config", "Limits"):
-            table = getattr(found, name, PluginConfig)
-            if not (isinstance(table, type) and issubclass(table, PluginConfig)):
-                message = f'the {name} of "{use}" is no PluginConfig: what is misspelt in it would be passed over'
-                self.report([Finding(keys, message, expected="a subclass of openclaw_gateway.api.PluginConfig")])
-        return found
+        for name in ("requires", "provides"):
+            facts = getattr(found, name, ())
+            if not isinstance(facts, (tuple, list, set, frozenset)):
+                message = f'the {name} of "{use}" is no tuple: {facts!r}'
+                self.report([Finding(keys, message, expected="a tuple of Facts, (PRINCIPAL,) say")])
+                return None
+            if odd := [fact for fact in facts if type(fact) is not Fact]:
+                message = f'"{use}" requires or provides what is no fact: {odd[0]!r}'
+                self.report([Finding(keys, message, expected="a Fact, PRINCIPAL say")])
+                return None
+        usable = [self.usable(name, getattr(found, name, PluginConfig), use, keys) for name in ("Config", "Limits")]
+        return found if all(usable) else None
+
+    def usable(self, name: str, table: Any, use: str, keys: tuple[str | int, ...]) -> bool:
+        """Whether settings can be read into a plugin's `Config` or `Limits`; what is wrong with it is reported."""
+        if not (isinstance(table, type) and issubclass(table, PluginConfig)):
+            message = f'the {name} of "{use}" is no PluginConfig: what is misspelt in it would be passed over'
+            self.report([Finding(keys, message, expected="a subclass of openclaw_gateway.api.PluginConfig")])
+        try:
+            msgspec.convert({}, table, dec_hook=self.dec_hook)
+        except msgspec.ValidationError:
+            return issubclass(table, msgspec.Struct)
+        except Exception as error:  # noqa: BLE001 - a name that is not there, types that msgspec does not read
+            self.report([Finding(keys, f'the {name} of "{use}" is not usable: {_said(error)}')])
+            return False
+        return issubclass(table, msgspec.Struct)
 
     def check_order(self, order: list[str], definitions: Mapping[str, Definition], insecure_dev: bool) -> None:
         for i, id in enumerate(order):
@@ -258,6 +274,10 @@ class _Load:
         for id in (*self.providers, *definitions):
             visit(id)
         return tuple(ordered.values())
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, (TypeError, NotImplementedError)) else f"{type(error).__name__}: {error}"
 
 
 def _acts(cls: Any) -> bool:

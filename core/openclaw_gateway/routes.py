@@ -7,7 +7,7 @@ OpenAPI document is written.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 from litestar import Litestar
@@ -67,20 +67,29 @@ def declared(
 ) -> dict[str, Any]:
     """Return the keyword arguments that bind a declaration to a Litestar handler.
 
-    An authenticated route meters `requests` unless it says otherwise.
+    An authenticated route meters `requests` unless it says otherwise. Raises ValueError where a value is of a wrong
+    kind: a misspelt `access` would be none that asks for a credential.
     """
+    if access not in get_args(Access):
+        raise ValueError(f"access of a route: found {access!r}; expected one of {', '.join(get_args(Access))}")
     if meters is None:
         meters = (REQUESTS,) if access == "authenticated" else ()
-    return {"opt": {_OPT: Route(access=access, meters=meters, **fields)}}
+    route = Route(access=access, meters=meters, **fields)
+    try:
+        msgspec.convert(msgspec.structs.asdict(route), Route)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"declaration of a route: {error}") from None
+    return {"opt": {_OPT: route}}
 
 
 def application(handlers: Iterable[Any]) -> Litestar:
     """Return the application of all handlers. Raises ConfigError where they cannot stand beside one another."""
     from openclaw_gateway.response import render_error
 
+    handlers = list(handlers)
     try:
         return Litestar(
-            route_handlers=list(handlers),
+            route_handlers=handlers,
             openapi_config=None,
             logging_config=None,
             request_max_body_size=None,
@@ -88,6 +97,9 @@ def application(handlers: Iterable[Any]) -> Litestar:
         )
     except LitestarException as error:
         message = f"the routes of the plugins do not fit together: {error.detail}"
+        named = [h for h in handlers if any(f"'{path}'" in error.detail for path in getattr(h, "paths", ()))]
+        if named:
+            message += f" (declared in {' and '.join(sorted({h.fn.__module__ for h in named}))})"
         raise ConfigError([Problem(origin="plugins", path="", message=message)]) from error
 
 

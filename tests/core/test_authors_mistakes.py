@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,9 @@ import aiohttp
 import msgspec
 import pytest
 from litestar import Response, get
-from small import CONFIG, TIERS, Api, Capped, Known, Named
+from small import CONFIG, TIERS, Api, Capped, Known, Named, Offered
 
-from openclaw_gateway.api import Charge, Counters, HealthCheck, Limit, PluginConfig, declared, hookimpl
+from openclaw_gateway.api import PRINCIPAL, Charge, Counters, HealthCheck, Limit, PluginConfig, declared, hookimpl
 from openclaw_gateway.errors import ConfigError, StartFailed
 from openclaw_gateway.testing import build, configuration, serving
 from openclaw_plugins.health.probe import Probe
@@ -49,6 +51,42 @@ async def probe(self: Any = None) -> dict[str, Any]:
 
 def failing(self: Any) -> Any:
     return {}["nobody"]
+
+
+@dataclasses.dataclass
+class DataClass:
+    size: int = 1
+
+
+class Unresolved(PluginConfig, frozen=True):
+    size: Nowhere = 1  # type: ignore[name-defined]  # noqa: F821
+
+
+class Checking(PluginConfig, frozen=True):
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        failing(self)
+
+
+def lost(self: Any, config: Any, host: Any) -> None:
+    failing(self)
+
+
+def leaving(self: Any, config: Any, host: Any) -> None:
+    sys.exit(3)
+
+
+def speechless(self: Any, config: Any, host: Any) -> None:
+    raise ValueError
+
+
+def misspelt(self: Any) -> Any:
+    return [get("/mine", **declared(access="authentcated"))]  # type: ignore[arg-type]
+
+
+def metered(self: Any) -> Any:
+    return [get("/mine", **declared(access="authenticated", meters=("requests",)))]  # type: ignore[arg-type]
 
 
 FEW: Any = Limit(name="capped.requests", meter="requests", kind="rate", limit=3)
@@ -169,6 +207,42 @@ def asking(self: Any, config: Any, host: Any) -> None:
             OpenStruct,
             "would be passed over; expected a subclass of openclaw_gateway.api.PluginConfig",
         ),
+        (
+            Named,
+            "Config",
+            DataClass,
+            'plugins.named: the Config of "named" is no PluginConfig: what is misspelt in it',
+        ),
+        (
+            Named,
+            "Config",
+            Unresolved,
+            "plugins.named: the Config of \"named\" is not usable: NameError: name 'Nowhere' is not defined",
+        ),
+        (
+            Named,
+            "Config",
+            Checking,
+            'plugins.named: the Config of "named" is not usable: KeyError: ',
+        ),
+        (
+            Named,
+            "requires",
+            None,
+            'plugins.named: the requires of "named" is no tuple: None; expected a tuple of Facts, (PRINCIPAL,) say',
+        ),
+        (Named, "provides", PRINCIPAL, "the provides of \"named\" is no tuple: Fact('principal'); expected a tuple of"),
+        (Named, "__init__", lost, "plugins.named: its constructor failed: KeyError: 'nobody' (test_auth"),
+        (Named, "__init__", leaving, "plugins.named: its constructor failed: SystemExit: 3 (test_auth"),
+        (Named, "__init__", speechless, "plugins.named: its constructor failed: a ValueError without a text"),
+        (
+            Api,
+            "routes",
+            hookimpl(misspelt),
+            "plugins.api: its hook 'routes' failed: ValueError: access of a route: found ",
+        ),
+        (Api, "routes", hookimpl(metered), "declaration of a route: Expected `object`, got `str` - at `$.meters[0]` ("),
+        (Api, "routes", hookimpl(lambda self: [second, second]), " and http method GET (declared in "),
         (Named, "requires", ("principal",), "requires or provides what is no fact: 'principal'; expected a Fact"),
         (Named, "__init__", asking, "plugins.named: it asks for the plugin 'nowhere', which the configuration does "),
     ],
@@ -191,6 +265,23 @@ def test_two_plugins_whose_checks_have_one_name_are_both_named(tmp_path: Path, m
     (problem,) = caught.value.problems
     for text in ("plugins.api: ", "'named'", 'found "db"', "expected a name of its own for each"):
         assert text in str(problem)
+
+
+def test_limits_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Capped, "Limits", Unresolved)
+    with pytest.raises(ConfigError) as caught:
+        build(configuration(tmp_path, toml=CONFIG, tiers=TIERS))
+    assert 'the Limits of "capped" is not usable: NameError: name ' in str(caught.value)
+
+
+def test_a_module_that_leaves_the_process_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Any) -> Any:
+        sys.exit(3)
+
+    monkeypatch.setattr(Offered, "load", load)
+    with pytest.raises(ConfigError) as caught:
+        build(configuration(tmp_path, toml=CONFIG, tiers=TIERS))
+    assert any('"named" cannot be imported from small:Named: SystemExit: 3' in str(p) for p in caught.value.problems)
 
 
 # --- what is asked later, while the gateway serves --------------------------------------------------
