@@ -55,6 +55,25 @@ def test_a_misspelt_command_names_the_nearest() -> None:
     assert '"check"' in result.output
 
 
+@pytest.mark.parametrize("leads_to", ["nowhere.toml", "openclaw.toml"])
+def test_a_link_that_leads_nowhere_is_a_problem_and_no_reason_for_the_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leads_to: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "openclaw.toml").symlink_to(leads_to)
+    result = run("check")
+    assert result.exit_code == 1
+    assert result.output.startswith("openclaw.toml: cannot be read: ")
+    assert not (tmp_path / ".openclaw").exists()
+
+
+def test_a_folder_of_tiers_that_is_no_text_is_told_once(config: Path) -> None:
+    config.write_text("[gateway]\ntiers = 5\n" + CONFIG.split("[gateway]\n", 1)[1])
+    result = run("check", "--config", config)
+    (line, _) = result.output.splitlines()
+    assert "gateway.tiers: not a valid value; found 5; expected text" in line
+
+
 def test_check_of_a_good_configuration(config: Path) -> None:
     result = run("check", "--config", config)
     assert result.exit_code == 0

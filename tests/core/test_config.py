@@ -131,3 +131,21 @@ def test_a_mark_at_the_beginning_of_a_file_is_no_text_of_it(tmp_path: Path) -> N
     file = TomlFile(path, "a.toml")
     assert (file.problems, file.data) == ([], {"gateway": {"port": 1}})
     assert file.origin(("gateway", "port")) == "a.toml:2:1"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"#" * 4_000_001, "a.toml: larger than 4MB"),
+        (b"a = " + b"[" * 5_000 + b"]" * 5_000, "a.toml: not valid TOML: lists or tables nest too deep"),
+    ],
+)
+def test_a_file_that_nobody_wrote_by_hand_is_a_problem_like_others(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "a.toml"
+    path.write_bytes(content)
+    assert [str(problem) for problem in TomlFile(path, "a.toml").problems] == [told]
+
+
+def test_a_device_in_the_place_of_a_file_is_not_read_to_its_end() -> None:
+    (problem,) = TomlFile(Path("/dev/zero"), "a.toml").problems
+    assert str(problem) == "a.toml: larger than 4MB"

@@ -148,6 +148,13 @@ def test_the_commands_know_the_listeners(tmp_path: Path) -> None:
         build(configuration(tmp_path / "2", edit={"gateway.operations": {"port": 9190}, "gateway.port": 9190}))
 
 
+@pytest.mark.parametrize(("host", "shown"), [("::1", "[::1]"), ("::", "[::1]"), ("127.0.0.1", "127.0.0.1")])
+def test_the_address_of_a_listener_is_one_that_clients_can_read(host: str, shown: str) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        assert listeners.url(host, [bound], tls=False) == f"http://{shown}:{bound.getsockname()[1]}"
+
+
 def test_a_port_that_is_taken_is_named_and_not_shared() -> None:
     (mine,) = listeners.bind("127.0.0.1", 0)
     port = mine[0].getsockname()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -59,7 +60,7 @@ def located(config: Path | None) -> tuple[Path, bool]:
     if config is not None:
         return config, False
     here = Path(DEFAULT)
-    if here.exists():
+    if os.path.lexists(here):  # a link that leads nowhere is told by who reads it, not taken for no file at all
         return here, False
     return embedded(), True
 

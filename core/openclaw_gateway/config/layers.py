@@ -15,9 +15,12 @@ from typing import Any
 
 from openclaw_gateway.config.positions import Positions, positions
 from openclaw_gateway.config.problems import Problem
+from openclaw_gateway.config.units import Size
 from openclaw_gateway.structs import nearest
 
 PREFIX = "OPENCLAW_"
+#: bytes of a file, a hundred times what is ever written: a log or a device in its place is not read to the end
+_LARGEST = 4_000_000
 _SYNTAX = re.compile(r"^(?P<message>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
 _TOKEN = re.compile(r"^@[a-z_]+\b")
 
@@ -44,7 +47,12 @@ class TomlFile:
         self.positions: Positions = {}
         self.problems: list[Problem] = []
         try:
-            text = path.read_bytes().decode("utf-8-sig")  # some editors of Windows begin a file with a mark
+            with path.open("rb") as file:
+                content = file.read(_LARGEST + 1)
+            if len(content) > _LARGEST:
+                self.problems.append(Problem(origin=shown, path="", message=f"larger than {Size(_LARGEST)}"))
+                return
+            text = content.decode("utf-8-sig")  # some editors of Windows begin a file with a mark
         except OSError as error:
             self.problems.append(
                 Problem(origin=shown, path="", message=f"cannot be read: {(error.strerror or str(error)).lower()}")
@@ -56,6 +64,11 @@ class TomlFile:
             return
         try:
             self.data = tomllib.loads(text)
+        except RecursionError:
+            self.problems.append(
+                Problem(origin=shown, path="", message="not valid TOML: lists or tables nest too deep")
+            )
+            return
         except tomllib.TOMLDecodeError as error:
             match = _SYNTAX.match(str(error))
             lines = text.splitlines()

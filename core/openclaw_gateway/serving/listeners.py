@@ -53,7 +53,8 @@ def bind(host: str, port: int, count: int = 1) -> list[list[socket.socket]]:
 
 def url(host: str, sockets: Iterable[socket.socket], *, tls: bool) -> str:
     """Where clients of this machine reach what is bound."""
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - only names what is listened on
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - only names what is listened on
+    shown = f"[{shown}]" if ":" in shown else shown
     port = next(iter(sockets)).getsockname()[1]
     return f"{'https' if tls else 'http'}://{shown}:{port}"
 
