@@ -35,6 +35,8 @@ _storable_escapes = re.compile(
 #: bytes of a body up to which all that is wrong is looked for, place by place: that costs far more than to decode it
 _PLACED = 64_000
 _MOST_PROBLEMS = 100
+#: the word of findings, which is TOML's, and JSON's
+_OBJECT = ("a table", "an object")
 _untyped = msgspec.json.Decoder()
 
 
@@ -86,7 +88,8 @@ def _misfit(body: bytes, type: Any, error: msgspec.ValidationError) -> Refusal:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return bad_request("the request body is not valid JSON")
     problems = [
-        {"param": f.path, "message": f.message + (f"; expected {f.expected}" if f.expected else "")} for f in findings
+        {"param": f.path, "message": (f.message + (f"; expected {f.expected}" if f.expected else "")).replace(*_OBJECT)}
+        for f in findings
     ]
     if not problems:
         message = str(error).split(" - at `")[0]

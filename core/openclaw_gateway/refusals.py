@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 from uuid_utils import uuid7
 
+from openclaw_gateway.config.units import Size
+
 PROBLEM_JSON = b"application/problem+json"
 
 
@@ -150,7 +152,7 @@ def payload_too_large(limit: int) -> Refusal:
         status=413,
         code="PAYLOAD_TOO_LARGE",
         type="invalid_request_error",
-        message=f"the request body is larger than {limit} bytes",
+        message=f"the request body is larger than {Size(limit)}",
     )
 
 

@@ -89,9 +89,13 @@ def _walk(value: Any, type: Any, path: Path, dec_hook: Any) -> Iterator[Finding]
             yield from _walk(item, args[1], (*path, key), dec_hook)
         return
     if origin in (list, tuple) and isinstance(value, list) and args and _nested(args[0]):
+        wrong = False
         for i, item in enumerate(value):
-            yield from _walk(item, args[0], (*path, i), dec_hook)
-        return
+            for finding in _walk(item, args[0], (*path, i), dec_hook):
+                wrong = True
+                yield finding
+        if wrong or base is type:
+            return  # what is left to look at is how many they are
     if origin in (Union, types.UnionType):
         structs = [a for a in args if _is_struct(bare(a))]
         lists = [a for a in args if get_origin(bare(a)) is list]
@@ -149,11 +153,12 @@ def describe(type: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(describe(a) for a in args if a is not types.NoneType)
     if origin in (list, tuple, frozenset, set):
-        return "a list of " + (describe(args[0]) if args else "values")
-    if origin is dict or base is dict or _is_struct(base):
+        text, long = "a list of " + (describe(args[0]) if args else "values"), "of them"
+    elif origin is dict or base is dict or _is_struct(base):
         return "a table"
-    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-    text: str = words.get(base, getattr(base, "__name__", str(base)))
+    else:
+        words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Any: "any value"}
+        text, long = words.get(base, getattr(base, "__name__", str(base))), "long"
     for meta in get_args(type)[1:] if get_origin(type) is Annotated else ():
         if isinstance(meta, msgspec.Meta):
             bounds = [("gt", "over"), ("ge", "at least"), ("lt", "under"), ("le", "at most")]
@@ -163,9 +168,9 @@ def describe(type: Any) -> str:
             if meta.pattern is not None:
                 text += f", like {meta.pattern}"
             if meta.min_length is not None:
-                text += f", at least {meta.min_length} long"
+                text += f", at least {meta.min_length} {long}"
             if meta.max_length is not None:
-                text += f", at most {meta.max_length} long"
+                text += f", at most {meta.max_length} {long}"
     return text
 
 
@@ -194,4 +199,6 @@ def _kind(value: Any) -> str:
         return f'"{value}"' if len(value) <= 60 else f'"{value[:57]}..."'
     if isinstance(value, dict):
         return "a table"
-    return "a list" if isinstance(value, list) else type(value).__name__
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    return type(value).__name__

@@ -6,7 +6,7 @@ import json
 import time
 import tracemalloc
 from contextlib import nullcontext
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -44,6 +44,39 @@ def test_all_problems_come_at_once_with_their_paths() -> None:
     problems = {p["param"]: p["message"] for p in error.refusal.extra["problems"]}
     assert set(problems) == {"modle", "model", "parts[0].role", "parts[1].size"}
     assert error.refusal.param in problems
+
+
+class Lists(msgspec.Struct):
+    parts: Annotated[list[Part], msgspec.Meta(min_length=1, max_length=2)]
+    inputs: Annotated[str, msgspec.Meta(min_length=1)] | Annotated[list[Any], msgspec.Meta(min_length=1)] = "a"
+    labels: dict[str, str] = {}
+
+
+PARTS = "parts: not a valid value; expected a list of an object, at least 1 of them, at most 2 of them"
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"[]", "the body: not an object; expected an object"),
+        (b'{"parts": []}', PARTS),
+        (b'{"parts": [{"role": "a"}, {"role": "a"}, {"role": "a"}]}', PARTS),
+        (b'{"parts": ["a"]}', "parts[0]: not an object; expected an object"),
+        (b'{"parts": [{"role": "a"}], "labels": 5}', "labels: not a valid value; expected an object"),
+        (
+            b'{"parts": [{"role": "a"}], "inputs": []}',
+            "inputs: not a valid value; expected a list of any value, at least 1 of them",
+        ),
+        (
+            b'{"parts": [{"role": "a"}], "inputs": 5}',
+            "inputs: not a valid value; expected text, at least 1 long or a list of any value, at least 1 of them",
+        ),
+    ],
+)
+def test_a_client_is_told_in_words_of_json(body: bytes, told: str) -> None:
+    with pytest.raises(Refused) as caught:
+        decode(body, Lists)
+    assert caught.value.refusal.message == told
 
 
 @pytest.mark.parametrize(

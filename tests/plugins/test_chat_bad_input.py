@@ -65,7 +65,7 @@ async def test_what_is_no_json_at_all(kit: Kit, path: str) -> None:
 @surfaces
 async def test_a_body_that_is_no_table(kit: Kit, path: str) -> None:
     for body in (b"null", b"1", b'"text"', b"[]"):
-        assert "expected a table" in (await refused(kit, path, body))["message"], body
+        assert "expected an object" in (await refused(kit, path, body))["message"], body
 
 
 @surfaces
@@ -215,7 +215,7 @@ async def test_what_clients_do_send_passes_byte_for_byte(kit: Kit) -> None:
 @surfaces
 async def test_twenty_megabytes(kit: Kit, path: str) -> None:
     body = SURFACES[path] % (b'[{"role":"user","content":"' + b"a" * 20_000_000 + b'"}]')
-    assert "larger than 20MB" in (await refused(kit, path, body, 413))["message"]
+    assert (await refused(kit, path, body, 413))["message"] == "the request body is larger than 20MB"
 
 
 FORGED = "a\n\ndata: [DONE]\r\n\r\nevent: error\rid: 5\u2028data: x\u2029\x85\x0b\x0cb"
