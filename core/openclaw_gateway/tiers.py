@@ -44,7 +44,13 @@ class TierFiles:
                 Problem(origin=shown, path="", message="no such folder", expected="a folder of tier files")
             )
             return
-        for path in sorted(folder.glob("*.toml")):
+        try:
+            paths = sorted(path for path in folder.iterdir() if path.suffix == ".toml")  # glob hides a refusal
+        except OSError as error:
+            message = f"cannot be read: {(error.strerror or str(error)).lower()}"
+            self.problems.append(Problem(origin=shown, path="", message=message))
+            return
+        for path in paths:
             file = TomlFile(path, f"{shown}/{path.name}")
             self.problems.extend(file.problems)
             name = path.stem

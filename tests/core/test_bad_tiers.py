@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +77,19 @@ def test_a_folder_without_tiers_is_told_once(tmp_path: Path, there: bool, told: 
     tiers, found = TierFiles(folder, "tiers").build({"quota": Quota.Limits})
     (problem,) = found
     assert tiers == {} and str(problem).startswith(told)
+
+
+def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Any) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    # Not by its mode: root reads every folder. Both ways to list one end here.
+    monkeypatch.setattr(os, "listdir", refused)
+    monkeypatch.setattr(os, "scandir", refused)
+    _, found = TierFiles(tmp_path, "tiers").build({"quota": Quota.Limits})
+    assert [str(problem) for problem in found] == ["tiers: cannot be read: permission denied"]
 
 
 def test_the_keys_of_the_host_have_types_and_no_table_may_be_left_out(tmp_path: Path) -> None:

@@ -67,6 +67,16 @@ def test_a_link_that_leads_nowhere_is_a_problem_and_no_reason_for_the_defaults(
     assert not (tmp_path / ".openclaw").exists()
 
 
+def test_defaults_that_cannot_be_written_are_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".openclaw").touch()
+    result = run("check")
+    assert result.exit_code == 2
+    assert result.output == (
+        "no openclaw.toml here, and the embedded defaults cannot be written to .openclaw: file exists\n"
+    )
+
+
 def test_a_folder_of_tiers_that_is_no_text_is_told_once(config: Path) -> None:
     config.write_text("[gateway]\ntiers = 5\n" + CONFIG.split("[gateway]\n", 1)[1])
     result = run("check", "--config", config)

@@ -62,7 +62,12 @@ def located(config: Path | None) -> tuple[Path, bool]:
     here = Path(DEFAULT)
     if os.path.lexists(here):  # a link that leads nowhere is told by who reads it, not taken for no file at all
         return here, False
-    return embedded(), True
+    try:
+        return embedded(), True
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        click.echo(f"no {DEFAULT} here, and the embedded defaults cannot be written to .openclaw: {reason}", err=True)
+        sys.exit(WRONG_USE)
 
 
 def embedded() -> Path:
