@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 from litestar import get
+from litestar.exceptions import HTTPException
 from litestar.handlers import asgi
 from litestar.params import FromQuery
 from small import CONFIG, TIERS, Api, Known, Named, Ranked
@@ -31,6 +32,7 @@ from openclaw_gateway.api import (
 )
 from openclaw_gateway.decoding import Disconnected
 from openclaw_gateway.gateway import Gateway
+from openclaw_gateway.response import refusal_of
 from openclaw_gateway.testing import build, configuration, serving
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -244,6 +246,38 @@ async def test_a_guard_sees_what_goes_out(
     else:
         await carried(gateway, "http", path)
     assert told == seen
+
+
+@pytest.mark.parametrize("path", ["/http/good", "/http/nowhere"])
+async def test_a_step_may_replace_each_chunk_that_goes_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    def on_chunk(self: Named, x: Exchange, data: bytes) -> bytes | None:
+        return b"<" + data + b">" if told else None
+
+    told = False
+    monkeypatch.setattr(Named, "on_chunk", hookimpl(on_chunk), raising=False)
+    gateway = build(configuration(tmp_path / "chunks", toml=CONFIG, tiers=TIERS))
+    left = (await carried(gateway, "http", path))[-1]["body"]
+    told = True
+    (_, body) = await carried(gateway, "http", path)
+    assert body["body"][:1] + body["body"][-1:] == b"<>" and len(body["body"]) == len(left) + 2
+    assert [outcome.bytes_sent for outcome in gateway.plugin("named").outcomes] == [len(left), len(left) + 2]
+
+
+async def test_a_chunk_that_a_step_replaces_by_what_is_none_is_a_fault_of_that_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Named, "on_chunk", hookimpl(lambda self, x, data: data.decode()), raising=False)
+    gateway = build(configuration(tmp_path / "chunks", toml=CONFIG, tiers=TIERS))
+    messages, outcome = await ended(gateway, "http", "/http/good")
+    assert [message["type"] for message in messages] == ["http.response.start"], "a cut answer never looks whole"
+    assert "on_chunk of 'named' returned" in str(outcome.error)
+
+
+@pytest.mark.parametrize(("raised", "status"), [(400, 400), (404, 404), (422, 400), (499, 400), (500, 500), (503, 500)])
+def test_what_the_framework_raises_is_the_clients_fault_or_ours(raised: int, status: int) -> None:
+    assert refusal_of(HTTPException("secret cause", status_code=raised)).status == status
 
 
 async def test_what_is_no_exchange_is_no_business_of_it(gateway: Gateway) -> None:

@@ -82,6 +82,7 @@ TARGETS = (
         (*(f"tests/core/test_{name}.py" for name in ("pipeline", "golden", "exchange", "runner")),),
     ),
     Target(f"{_CORE}/runner.py", _RUNNER),
+    Target(f"{_CORE}/response.py", _RUNNER),
 )
 
 _DAY = "end = day + timedelta(days=1) if limit.period == 'day' else "
@@ -244,5 +245,12 @@ EQUIVALENT = (
         "if full is not self._full and (full or len(self._tallies) <= 0.9 * self._max_keys):",
         "if full is not self._full and (full or len(self._tallies) < 0.9 * self._max_keys):",
         "the place of a hysteresis, which may lie one subject lower",
+    ),
+    Equivalent(
+        f"{_CORE}/response.py",
+        "Response.__init__",
+        "self.entered = 0",
+        "self.entered = 1",
+        "the runner says how many were entered before anything can be sent",
     ),
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from openclaw_gateway.api import Take
 from openclaw_gateway.gateway import Gateway
@@ -76,25 +77,52 @@ async def test_a_request_that_its_handler_refuses_costs_nothing(tmp_path: Path) 
         assert await standing(gateway, "quota.sessions") == 1
 
 
+def posted(gateway: Gateway, path: str) -> dict[str, Any]:
+    """The scope of a request, as the server makes it."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in bearer(gateway).items()],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+        "state": {},
+    }
+
+
+@pytest.mark.parametrize(("model", "status", "used"), [("echo", 200, 1), ("none", 400, 0)])
+async def test_what_is_held_is_settled_before_the_answer_is_whole(
+    tmp_path: Path, model: str, status: int, used: int
+) -> None:
+    gateway = gateway_in(tmp_path)
+    async with serving(gateway):
+        scope = posted(gateway, "/v1/chat/completions")
+        body = b'{"model": "%s", "messages": [{"role": "user", "content": "x"}]}' % model.encode()
+        seen: list[Any] = []
+
+        async def receive() -> Any:
+            seen.append(scope["exchange"].receipt.pending)
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            seen.append(message.get("status", scope["exchange"].receipt.pending))
+
+        await gateway.runner(scope, receive, send)
+        assert seen[0] is True, "it is held while the handler runs"
+        assert [each for each in seen if each is not True] == [status, False]
+        assert await standing(gateway, "quota.messages") == used
+
+
 async def test_a_request_that_is_cancelled_twice_gives_back_what_it_held(tmp_path: Path) -> None:
     gateway = gateway_in(tmp_path)
     async with serving(gateway):
-        headers = [(name.lower().encode(), value.encode()) for name, value in bearer(gateway).items()]
-        scope: dict[str, Any] = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": "/api/v1/sessions",
-            "raw_path": b"/api/v1/sessions",
-            "query_string": b"",
-            "root_path": "",
-            "headers": headers,
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 2),
-            "state": {},
-        }
+        scope = posted(gateway, "/api/v1/sessions")
         silent = asyncio.Event()
 
         async def send(message: Any) -> None:

@@ -185,7 +185,6 @@ class Attempts:
             raise _late()
         lane = candidate.lane
         await lane.enter(left)
-        failure: UpstreamReason | None = None
         call = candidate.call(self._asked)
         left = self._end - self._loop.time()
         if left < call.total_timeout:
@@ -193,7 +192,6 @@ class Attempts:
                 call, total_timeout=left, first_byte_timeout=min(left, call.first_byte_timeout)
             )
         self.use.attempts += 1
-        held = True
         try:
             if lane.keeps_deadlines:
                 found = await attempt(lane, call)
@@ -201,10 +199,8 @@ class Attempts:
                 limit = call.first_byte_timeout if call.stream else call.total_timeout
                 async with asyncio.timeout(limit + 0.25):
                     found = await attempt(lane, call)
-            held = isinstance(found, _Opened)
         except UpstreamFailed as error:
-            failure = error.reason
-            lane.leave(failure)
+            lane.leave(error.reason)
             raise
         except TimeoutError:
             lane.leave("silent")
@@ -212,7 +208,7 @@ class Attempts:
         except BaseException:
             lane.abandon()
             raise
-        if not held:
+        if not isinstance(found, _Opened):  # a stream keeps its place until its end
             lane.leave(None)
         self.use.answered = call.model
         self.use.upstream_model = call.upstream_model
