@@ -116,13 +116,24 @@ def test_configuration_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SETTINGS_FILE_FOR_DYNACONF", str(tmp_path / "evil.py"))
     found = layers(
         tmp_path,
-        '[gateway]\nport = 1\ndynaconf_include = ["evil.py"]\n',
+        "[gateway]\nport = 1\n",
         OPENCLAW_GATEWAY__HOST="@read_file /etc/hostname",
         OPENCLAW_GATEWAY__PORT="3",
     )
     assert found.tree["gateway"]["host"].raw == "@read_file /etc/hostname"
     assert found.tree["gateway"]["port"].parsed == 3
+    refused = layers(tmp_path, '[gateway]\nport = 1\ndynaconf_include = ["evil.py"]\n', OPENCLAW_GATEWAY__PORT="3")
+    assert [(p.origin, p.message) for p in refused.problems] == [("openclaw.toml:3:1", "unknown key")]
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("order", ["_dynaconf_merge", "dynaconf_merge", "_dynaconf_reset", "_dynaconf_del"])
+def test_an_order_to_the_library_is_an_unknown_key(tmp_path: Path, order: str) -> None:
+    found = layers(tmp_path, f"[plugins.x]\na = 1\n[plugins.x.y]\n{order} = true\n", OPENCLAW_PLUGINS__X__A="2")
+    assert [(p.origin, p.path) for p in found.problems] == [("openclaw.toml:4:1", f"plugins.x.y.{order}")]
+    name = f"OPENCLAW_PLUGINS__X__{order.upper()}"
+    found = layers(tmp_path, "[plugins.x]\na = 1\n", **{name: "true", "OPENCLAW_PLUGINS__X__A": "2"})
+    assert [(p.origin, p.path) for p in found.problems] == [(name, f"plugins.x.{order}")]
 
 
 def test_a_mark_at_the_beginning_of_a_file_is_no_text_of_it(tmp_path: Path) -> None:

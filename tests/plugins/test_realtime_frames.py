@@ -258,3 +258,29 @@ async def test_closing_with_a_binary_frame_says_why(here: Place) -> None:
     async with here.connect(await here.session()) as socket:
         await socket.send(b"bytes")
         assert await closed(socket) == (1003, "binary frames are not understood")
+
+
+async def test_what_waits_for_a_peer_that_then_breaks_the_protocol_is_nobodys_fault(
+    here: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = await here.session()
+    async with raw(here, f"/ws?sessionId={session}", f"X-API-Key: {here.key}", limit=1024) as client:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        (socket,) = [each for each in here.server.server_state.connections if isinstance(each, Socket)]
+        transport: Any = socket.transport
+        while not transport.get_write_buffer_size():
+            await here.ask("POST", f"/api/v1/sessions/{session}/messages", {"content": "x" * 200_000})
+        for _ in range(3):
+            await here.ask("POST", f"/api/v1/sessions/{session}/messages", {"content": "x"})
+        client.writer.write(frame(BINARY, b"x"))  # it is to be closed, behind what waits
+        await asyncio.sleep(0.2)
+        client.writer.write(frame(3, b"x"))  # an opcode that is none
+        async with asyncio.timeout(10):
+            while not socket.close_sent:
+                await asyncio.sleep(0.01)
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert await client.close_code() == 1002
+    async with asyncio.timeout(10):
+        while here.metric("websocket_connections_active", tier="open_source"):
+            await asyncio.sleep(0.01)
+    assert not [record.message for record in caplog.records if record.levelname == "ERROR"]

@@ -23,6 +23,8 @@ PREFIX = "OPENCLAW_"
 _LARGEST = 4_000_000
 _SYNTAX = re.compile(r"^(?P<message>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
 _TOKEN = re.compile(r"^@[a-z_]+\b")
+#: in a key: dynaconf would take `dynaconf_merge` or `_dynaconf_del` for an order to itself, unseen by the schema
+_ORDER = "dynaconf_"
 
 
 class FromEnvironment:
@@ -125,6 +127,10 @@ class Layers:
             )
         elif isinstance(value, dict):
             for key, item in value.items():
+                if _ORDER in key:
+                    path = ".".join(map(str, (*keys, key)))
+                    origin = self.file.origin((*keys, key))
+                    self.problems.append(Problem(origin=origin, path=path, message="unknown key"))
                 self._refuse_tokens(item, (*keys, key))
         elif isinstance(value, list):
             for i, item in enumerate(value):
@@ -159,8 +165,7 @@ class Layers:
             if any("." in key for key in keys):
                 self.warnings.append(f"{name}: ignored; a key with a dot in it is set in the file only")
                 continue
-            if any(key.startswith("dynaconf_") for key in keys):
-                # dynaconf would take it for an order to itself, and no trace of it would reach the schema.
+            if any(_ORDER in key for key in keys):
                 self.problems.append(Problem(origin=name, path=".".join(keys), message="unknown key"))
                 continue
             shadows = _dig(tree, keys)

@@ -56,6 +56,8 @@ class Socket(WebSocketsSansIOProtocol):
         transport.set_write_buffer_limits(high=_BUFFER)
 
     async def send(self, message: Any) -> None:
+        if message["type"] == "websocket.send":
+            await self.writable.wait()  # meanwhile it may have failed
         if self._failed:
             # The peer broke the protocol and was told; what the gateway still had for it is nobody's fault.
             if message["type"] == "websocket.send":
