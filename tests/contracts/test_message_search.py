@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Select, Subquery, text
+from sqlalchemy.sql import visitors
 
 from openclaw_gateway.api import MessageSearch, NewMessage, Principal, Refused, Session
 
@@ -104,3 +108,42 @@ async def test_the_index_of_sqlite_follows_the_messages(stores: Stores) -> None:
 async def indexed(stores: Stores) -> int:
     async with stores.database.transaction(None, operation="select", table="t") as connection:
         return int((await connection.execute(text("SELECT count(*) FROM openclaw_message_words"))).scalar() or 0)
+
+
+async def test_what_is_sorted_holds_no_messages(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = await session(stores, *(f"fox {i}" for i in range(5)))
+    asked: list[Any] = []
+    read = stores.sessions.search.__self__._read
+
+    async def noted(organization: str, id: str | None, query: Any) -> Any:
+        asked.append(query)
+        return await read(organization, id, query)
+
+    monkeypatch.setattr(stores.sessions.search.__self__, "_read", noted)
+    assert await found(stores, "fox", of=mine, limit=2) == ["fox 4", "fox 3"]
+    assert await found(stores, "fox", limit=2) == ["fox 4", "fox 3"]
+    for query in asked:
+        inner = [each for each in visitors.iterate(query) if isinstance(each, Subquery) and "timestamp" in each.c]
+        assert {tuple(each.c.keys()) for each in inner} == {("message_id", "timestamp", "rank")}
+        limits = {each.element._limit for each in inner if isinstance(each.element, Select)}
+        assert limits == {2}, "the rest is never read"
+
+
+async def test_searches_leave_connections_to_others(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = await session(stores, "fox")
+    running, most = 0, 0
+    read = stores.sessions.search.__self__._read
+
+    async def slow(*given: Any) -> Any:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.05)
+        try:
+            return await read(*given)
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(stores.sessions.search.__self__, "_read", slow)
+    assert await asyncio.gather(*(found(stores, "fox", of=mine) for _ in range(8))) == [["fox"]] * 8
+    assert most == 2

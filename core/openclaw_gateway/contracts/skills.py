@@ -52,7 +52,10 @@ class SkillHistory(Protocol):
     """What was said in the session of a run; never another organisation's, nor another user's other sessions."""
 
     async def last(self, limit: int) -> Sequence[Message]:
-        """The last messages of the session, oldest first; none where the run has no session."""
+        """The last messages of the session, oldest first; none where the run has no session.
+
+        At most `limit`, and of long ones only as many as make a megabyte of JSON.
+        """
         ...
 
     async def search(self, text: str, *, everywhere: bool = False, limit: int = 10) -> Sequence[Message]:

@@ -5,12 +5,13 @@ It looks at one session, or at the latest messages of one user's living sessions
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, Subquery, and_, cast, func, literal_column, select, table
+from sqlalchemy import ColumnElement, Select, Subquery, and_, func, literal_column, select, table
 
 from openclaw_gateway.api import Database, Message
 from openclaw_plugins.sessions.lookup import Lookup
@@ -18,6 +19,8 @@ from openclaw_plugins.sessions.rows import alive, belonging, message, parsed
 from openclaw_plugins.sessions.tables import messages, sessions
 
 _WORDS = 20
+#: searches of a process at the same time
+_AT_ONCE = 2
 #: of all the sessions of a user, how many of the latest messages are looked at
 _LATEST = 20_000
 
@@ -28,6 +31,8 @@ class Search:
     def __init__(self, database: Database, lookup: Lookup) -> None:
         self._database = database
         self._lookup = lookup
+        #: a search is work, and whoever reads otherwise has the rest of the connections
+        self._few = asyncio.Semaphore(_AT_ONCE)
 
     async def find(
         self, organization: str, *, text: str, session_id: str | None, user: str | None, limit: int
@@ -49,20 +54,25 @@ class Search:
             )
             where = and_(messages.c.organization_id == organization, messages.c.message_id.in_(latest))
             place = f"o{organization.encode().hex()}"
-        query = select(messages).where(where)
-        if not words:
-            query = query.limit(0)
-        elif self._database.dialect == "postgresql":
-            query = query.where(_vector().op("@@")(_asked(words))).order_by(
-                func.ts_rank(_vector(), _asked(words)).desc()
-            )
-        else:
-            found = _found(words, place)
-            query = query.join(found, found.c.message_id == cast(messages.c.message_id, String)).order_by(found.c.rank)
-        query = query.order_by(messages.c.timestamp.desc(), messages.c.seq.desc())
+        query = select(messages).limit(0)
         if words:
-            query = query.limit(limit)
-        if session_id is not None:
+            query = _whole(self._best(where, words, place).limit(limit).subquery())
+        async with self._few:
+            return await self._read(organization, id if session_id is not None else None, query)
+
+    def _best(self, where: ColumnElement[bool], words: Sequence[str], place: str) -> Select[Any]:
+        """Select the keys of the messages that hold the words, with a rank, the lower the better."""
+        key = messages.c.message_id, messages.c.timestamp
+        if self._database.dialect == "postgresql":
+            rank = (-func.ts_rank(_vector(), _asked(words))).label("rank")
+            found = select(*key, rank).where(where, _vector().op("@@")(_asked(words)))
+        else:
+            held = _found(words, place)
+            found = select(*key, held.c.rank).join(held, held.c.message_id == messages.c.message_id).where(where)
+        return found.order_by("rank", messages.c.timestamp.desc(), messages.c.seq.desc())
+
+    async def _read(self, organization: str, id: str | None, query: Select[Any]) -> Sequence[Message]:
+        if id is not None:
             rows: Sequence[Any] = await self._lookup.of_session(organization, id, query)
         else:
             async with self._database.transaction(
@@ -70,6 +80,12 @@ class Search:
             ) as reader:
                 rows = (await reader.execute(query)).mappings().all()
         return [message(row) for row in rows]
+
+
+def _whole(best: Subquery) -> Select[Any]:
+    """Read what was found: only now, for messages may be long, and many of them hold a word."""
+    same = and_(messages.c.message_id == best.c.message_id, messages.c.timestamp == best.c.timestamp)
+    return select(messages).join(best, same).order_by(best.c.rank, messages.c.timestamp.desc(), messages.c.seq.desc())
 
 
 def _found(words: Sequence[str], place: str) -> Subquery:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 #: for a skill that was told to end
 _GRACE = 1.0
 _LONGEST_ERROR = 1_000
+#: bytes of messages that one look into a history reads
+_HISTORY = 1_000_000
 
 
 class Runs:
@@ -285,7 +287,7 @@ class _History:
     async def last(self, limit: int) -> Sequence[Message]:
         if self._session_id is None:
             return ()
-        return await self._sessions.history(self._organization, self._session_id, limit=limit)
+        return await self._sessions.history(self._organization, self._session_id, limit=limit, max_bytes=_HISTORY)
 
     async def search(self, text: str, *, everywhere: bool = False, limit: int = 10) -> Sequence[Message]:
         store = self._sessions
