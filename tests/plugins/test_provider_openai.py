@@ -102,7 +102,7 @@ async def test_a_stream_in_pieces_of_one_byte_is_the_same_chunks(upstream: Scrip
     whole = b": hi\r\n\r\n" + b"".join(event(c) for c in chunks) + DONE
     upstream.script = [whole[i : i + 1] for i in range(len(whole))]
     async with opened(upstream.url) as provided:
-        assert await collected(provided, call(stream=True)) == chunks
+        assert await collected(provided, call(stream=True, first=20, total=30)) == chunks
 
 
 async def test_an_event_of_several_lines_becomes_one(upstream: ScriptedUpstream) -> None:
