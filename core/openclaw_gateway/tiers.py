@@ -39,12 +39,12 @@ class TierFiles:
         self.folder = folder
         self.problems: list[Problem] = []
         self.files: dict[str, TomlFile] = {}
-        if not folder.is_dir():
-            self.problems.append(
-                Problem(origin=shown, path="", message="no such folder", expected="a folder of tier files")
-            )
-            return
         try:
+            if not folder.is_dir():
+                self.problems.append(
+                    Problem(origin=shown, path="", message="no such folder", expected="a folder of tier files")
+                )
+                return
             paths = sorted(path for path in folder.iterdir() if path.suffix == ".toml")  # glob hides a refusal
         except OSError as error:
             message = f"cannot be read: {(error.strerror or str(error)).lower()}"

@@ -69,6 +69,11 @@ def test_a_limit_that_nothing_meters_is_named_with_the_nearest(tmp_path: Path) -
     assert line.endswith('did you mean "requests"?')
 
 
+def test_a_name_that_no_folder_can_have_is_told(tmp_path: Path) -> None:
+    _, (found,) = TierFiles(tmp_path / ("1" * 300), "tiers").build({"quota": Quota.Limits})
+    assert found.origin == "tiers" and found.message.startswith("cannot be read: ")
+
+
 @pytest.mark.parametrize(("there", "told"), [(False, "tiers: no such folder"), (True, "tiers: no tier file")])
 def test_a_folder_without_tiers_is_told_once(tmp_path: Path, there: bool, told: str) -> None:
     folder = tmp_path / "tiers"
