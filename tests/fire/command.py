@@ -57,7 +57,9 @@ def attack(row: Row, *, long: bool, scale: float, seed: int) -> Found:
         took = time.monotonic() - begun
         cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
     if done.returncode:
-        sys.stderr.write(done.stdout[-6_000:] + done.stderr[-2_000:])
+        # What was wrong comes first: behind it a log of thousands of lines may stand.
+        wrong = [line for line in done.stdout.splitlines() if line.startswith(("E  ", "FAILED", "ERROR"))]
+        sys.stderr.write("\n".join([*wrong[:100], done.stdout[-6_000:], done.stderr[-2_000:]]))
     skipped = [case for case in cases if case.find("skipped") is not None]
     ran = len(cases) - len(skipped)
     outcome = "failed" if done.returncode not in (0, 5) else "passed" if ran else "not run"
