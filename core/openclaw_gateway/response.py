@@ -19,6 +19,8 @@ from openclaw_gateway.refusals import Refusal, bad_request, internal_error, not_
 
 logger = logging.getLogger("openclaw.response")
 
+_LENGTH = b"content-length"
+
 Message = dict[str, Any]
 Send = Callable[[Any], Awaitable[None]]
 
@@ -50,7 +52,7 @@ class Response:
             if last and x.receipt is not None and x.receipt.pending:
                 await self._settle(self._held["status"] if self._held is not None else x.outcome.status)
             if self._held is not None:
-                await self._send(self._begun(self._held))
+                await self._start(self._begun(self._held))
             data = message.get("body", b"")
             if x.guard is not None:
                 x.guard.chunk(data)
@@ -67,7 +69,7 @@ class Response:
             if x.receipt is not None and x.receipt.pending:
                 self._held = message
             else:
-                await self._send(self._begun(message))
+                await self._start(self._begun(message))
         else:
             if kind == "websocket.accept":
                 self.started = True
@@ -91,11 +93,21 @@ class Response:
             self._x.guard.started(status, headers)
             self._x.guard.chunk(body)
             await self._x.guard.leave()
-        await self._send(self._started({"type": "http.response.start", "status": status, "headers": headers}))
+        await self._start(self._started({"type": "http.response.start", "status": status, "headers": headers}))
         body = self._replaced(body)
         self._x.outcome.bytes_sent += len(body)
         await self._send({"type": "http.response.body", "body": body})
         self.finished = True
+
+    async def _start(self, message: Message) -> None:
+        """Send the start of the response; once more, without what a plugin put there that no server can send."""
+        try:
+            await self._send(message)
+        except (TypeError, ValueError, LookupError, RuntimeError):
+            kept = sendable(message, self._x)
+            if kept == message:
+                raise
+            await self._send(kept)
 
     def _replaced(self, data: bytes) -> bytes:
         for call in self._x.route.chunk:
@@ -161,6 +173,34 @@ class Response:
             await receipt.commit()
         else:
             await receipt.void()
+
+
+def sendable(message: Message, x: Exchange) -> Message:
+    """Leave out of the start of a response what cannot be sent, and log what that is and whose it may be."""
+    blamed = (
+        f"of the handler of {x.route.route.path}, or of on_response of {[call.step.id for call in x.route.response]}"
+    )
+    headers: list[Any] = []
+    for header in message["headers"]:
+        if _fits(header) and not (header[0] == _LENGTH and any(name == _LENGTH for name, _ in headers)):
+            headers.append(header)
+        else:
+            name = header[0] if isinstance(header, tuple) and header else header
+            logger.error("a header that cannot be sent is left out: %.100r, %s", name, blamed)
+    status = message["status"]
+    if type(status) is not int or not 200 <= status <= 599:
+        logger.error("a status that cannot be sent is a 500 now: %.100r, %s", status, blamed)
+        status = x.outcome.status = 500
+    return {**message, "status": status, "headers": headers}
+
+
+def _fits(header: Any) -> bool:
+    match header:
+        case (bytes(name), bytes(value)):
+            whole = name + value
+            held = any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in whole)
+            return not held and (name != _LENGTH or value.isdigit())
+    return False
 
 
 def refusal_of(error: BaseException) -> Refusal:

@@ -148,6 +148,15 @@ def test_the_commands_know_the_listeners(tmp_path: Path) -> None:
         build(configuration(tmp_path / "2", edit={"gateway.operations": {"port": 9190}, "gateway.port": 9190}))
 
 
+@pytest.mark.parametrize("host", ["[::1]", "0.0.0.0:9090", "http://localhost", ""])
+def test_what_is_no_address_is_a_problem_before_the_start(host: str, tmp_path: Path) -> None:
+    edit = {"gateway.host": host, "gateway.operations": {"port": 9191, "host": host}}
+    with pytest.raises(ConfigError) as caught:
+        build(configuration(tmp_path, edit=edit))
+    assert [problem.path for problem in caught.value.problems] == ["gateway.host", "gateway.operations.host"]
+    assert "without brackets and without a port" in str(caught.value)
+
+
 @pytest.mark.parametrize(("host", "shown"), [("::1", "[::1]"), ("::", "[::1]"), ("127.0.0.1", "127.0.0.1")])
 def test_the_address_of_a_listener_is_one_that_clients_can_read(host: str, shown: str) -> None:
     with socket.socket() as bound:

@@ -25,6 +25,7 @@ from openclaw_gateway.api import (
     Refusal,
     Refused,
     Reply,
+    ResponseHead,
     StoreUnavailable,
     bad_request,
     declared,
@@ -273,6 +274,61 @@ async def test_a_chunk_that_a_step_replaces_by_what_is_none_is_a_fault_of_that_s
     messages, outcome = await ended(gateway, "http", "/http/good")
     assert [message["type"] for message in messages] == ["http.response.start"], "a cut answer never looks whole"
     assert "on_chunk of 'named' returned" in str(outcome.error)
+
+
+BAD = [
+    ("x-bad", b"text"),
+    (b"x-bad", "text"),
+    (b"x-bad", b"two\r\nx-bad: lines"),
+    (b"x-bad", b"\x7f"),
+    (b"x-bad\n", b""),
+]
+BAD += [(b"content-length", b"two"), (b"x-bad",), "x-bad", None]
+
+
+@pytest.mark.parametrize("header", BAD, ids=[repr(header) for header in BAD])
+async def test_a_header_that_cannot_be_sent_is_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, header: Any
+) -> None:
+    def on_response(self: Named, x: Exchange, head: ResponseHead) -> None:
+        head.headers += [(b"x-good", b"tab\tand \xe9"), header]
+
+    monkeypatch.setattr(Named, "on_response", hookimpl(on_response), raising=False)
+    gateway = build(configuration(tmp_path / "bad", toml=CONFIG, tiers=TIERS))
+    async with serving(gateway) as url, aiohttp.ClientSession(url) as client:
+        for path, status in (("/raw", 200), ("/nowhere", 404), ("/things", 401)):
+            async with client.post(path, headers={"x-org": "a"} if status == 200 else {}) as answer:
+                assert (answer.status, answer.headers["x-good"][:4]) == (status, "tab\t")
+                assert "x-bad" not in answer.headers and await answer.read()
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(said) == 3 and all("cannot be sent" in line and "on_response of ['named']" in line for line in said)
+    assert not any(outcome.error for outcome in gateway.plugin("named").outcomes)
+
+
+async def test_of_two_lengths_the_handlers_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_response(self: Named, x: Exchange, head: ResponseHead) -> None:
+        head.headers.append((b"content-length", b"1"))
+
+    monkeypatch.setattr(Named, "on_response", hookimpl(on_response), raising=False)
+    gateway = build(configuration(tmp_path / "bad", toml=CONFIG, tiers=TIERS))
+    async with serving(gateway) as url, aiohttp.ClientSession(url) as client, client.post("/nowhere") as answer:
+        (length,) = answer.headers.getall("content-length")
+        assert int(length) == len(await answer.read()) > 1
+
+
+@pytest.mark.parametrize("status", ["200", 99, 600, None])
+async def test_a_status_that_cannot_be_sent_is_a_500(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, status: Any
+) -> None:
+    def on_response(self: Named, x: Exchange, head: ResponseHead) -> None:
+        head.status = status
+
+    monkeypatch.setattr(Named, "on_response", hookimpl(on_response), raising=False)
+    gateway = build(configuration(tmp_path / "bad", toml=CONFIG, tiers=TIERS))
+    async with serving(gateway) as url, aiohttp.ClientSession(url, headers={"x-org": "a"}) as client:
+        assert (await client.post("/raw")).status == 500
+    assert f"a status that cannot be sent is a 500 now: {status!r}, of the handler of /raw, or of" in caplog.text
+    assert [outcome.status for outcome in gateway.plugin("named").outcomes] == [500]
 
 
 @pytest.mark.parametrize(("raised", "status"), [(400, 400), (404, 404), (422, 400), (499, 400), (500, 500), (503, 500)])

@@ -112,6 +112,10 @@ async def test_we_prove_who_we_are_by_the_certificate_that_the_url_names(
             await started(tmp_path, url, sslmode="verify-full", sslrootcert=str(authority.file))
 
 
+async def test_the_parameters_for_a_pooler_of_transactions_are_read(postgres_url: str, tmp_path: Path) -> None:
+    await started(tmp_path, postgres_url, statement_cache_size="0", prepared_statement_cache_size="0")
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -127,6 +131,12 @@ async def test_we_prove_who_we_are_by_the_certificate_that_the_url_names(
             {"sslmode": "verify-ca", "sslcert": "tls.pem"},
             "nothing says whom sslmode=verify-ca trusts; expected sslroot",
         ),
+        ({"sslcrll": "a.crl"}, "the parameter 'sslcrll' is not read; did you mean sslcert?"),
+        (
+            {"channel_binding": "require"},
+            "the parameter 'channel_binding' is not read; expected one of: gsslib, host, ",
+        ),
+        ({"statement_cache_size": "none"}, "statement_cache_size is no number; expected 0 behind a pooler of transact"),
         ({"sslmode": "require", "sslkey": "tls.key"}, "sslkey is of no use alone; expected sslcert too"),
         ({"sslmode": "require", "sslcert": "none.pem"}, "none.pem' cannot be read: No such file or directory"),
         ({"sslmode": "require", "sslcert": "tls.pem", "sslkey": "none"}, "none' cannot be read: No such file or "),

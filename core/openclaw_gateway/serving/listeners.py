@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import socket
 import ssl
 import sys
@@ -14,6 +16,7 @@ from openclaw_gateway.errors import StartFailed
 from openclaw_gateway.structs import Finding
 
 BACKLOG = 2048
+_NAME = re.compile(r"[\w.-]+")
 
 #: bytes that the kernel takes ahead of what a peer has room for. Its own default grows to megabytes for each
 #: reader that stalls, and nothing on our side would feel that it does. What is under way counts not.
@@ -79,6 +82,10 @@ def load_pair(context: ssl.SSLContext, tls: Tls, directory: Path) -> None:
 
 def findings(settings: GatewaySettings, directory: Path, used: Mapping[str, tuple[str, Any]]) -> Iterator[Finding]:
     """Say what cannot be listened on or served so. `used` maps the id of a plugin to its name and itself."""
+    for at, host in _hosts(settings):
+        if not _is_host(host):
+            expected = "an address or the name of this machine, without brackets and without a port"
+            yield Finding(at, "cannot be listened on", f'"{host}"', expected)
     if settings.workers > 1:
         yield from _too_many(settings.workers, used)
     if settings.tls is not None:
@@ -98,6 +105,20 @@ def findings(settings: GatewaySettings, directory: Path, used: Mapping[str, tupl
 def unshared(instances: Mapping[str, Any]) -> list[str]:
     """Name the plugins whose state lives in one process."""
     return [id for id, plugin in instances.items() if getattr(plugin, "shared", True) is False]
+
+
+def _hosts(settings: GatewaySettings) -> Iterator[tuple[tuple[str, ...], str]]:
+    yield ("gateway", "host"), settings.host
+    if settings.operations is not None:
+        yield ("gateway", "operations", "host"), settings.operations.host
+
+
+def _is_host(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return _NAME.fullmatch(text) is not None
+    return True
 
 
 def _too_many(workers: int, used: Mapping[str, tuple[str, Any]]) -> Iterator[Finding]:

@@ -44,27 +44,25 @@ class Sender:
 
     def _start(self, message: MutableMapping[str, Any]) -> None:
         cycle = self._cycle
-        cycle.response_started = True
-        cycle.waiting_for_100_continue = False
         status = message["status"]
         headers = [*cycle.default_headers, *message.get("headers", ())]
-        closes = False
+        closes, length, chunked = False, None, None
         for name, value in headers:
             if name not in _READ:
                 continue
-            if name == b"content-length" and cycle.chunked_encoding is None:
-                cycle.expected_content_length = int(value)
-                cycle.chunked_encoding = False
+            if name == b"content-length":
+                if length is not None:
+                    raise RuntimeError("the response says two lengths")
+                length = int(value)
+                chunked = bool(chunked)
             elif name == b"transfer-encoding" and value.lower() == b"chunked":
-                cycle.expected_content_length = 0
-                cycle.chunked_encoding = True
+                chunked = True
             elif name == b"connection" and b"close" in [token.strip() for token in value.lower().split(b",")]:
-                cycle.keep_alive = False
                 closes = True
         if not cycle.keep_alive and not closes:
             headers.append((b"connection", b"close"))
-        if cycle.chunked_encoding is None and cycle.scope["method"] != "HEAD" and status not in (204, 304):
-            cycle.chunked_encoding = True
+        if chunked is None and cycle.scope["method"] != "HEAD" and status not in (204, 304):
+            chunked = True
             headers.append((b"transfer-encoding", b"chunked"))
         parts: list[bytes] = []
         for name, value in headers:
@@ -75,6 +73,13 @@ class Sender:
         if lines.translate(None, _MAY_STAND):
             raise RuntimeError("a header of the response holds a control character")
         self._head = b"%b%b\r\n" % (STATUS_LINE[status], lines)
+        # Only now: whoever was told that it cannot be sent so may begin again.
+        cycle.response_started = True
+        cycle.chunked_encoding = chunked
+        cycle.expected_content_length = 0 if chunked else length or 0
+        if closes:
+            cycle.keep_alive = False
+        cycle.waiting_for_100_continue = False
 
     def _go_on(self, body: bytes, *, last: bool) -> None:
         cycle = self._cycle

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from openclaw_gateway.api import StartFailed
 from openclaw_plugins.database.driver import JSON
+from openclaw_plugins.database.parameters import numbers, readable
 from openclaw_plugins.database.tls import secured
 
 _DRIVERS = {
@@ -107,6 +108,7 @@ def location(url: str | None, embedded: Path) -> URL:
         mode = parsed.query.get("sslmode")
         if mode is not None:
             parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
+        readable(parsed)
         secured(parsed)  # what is wrong with it is told now, and not when the gateway starts
     return parsed
 
@@ -193,6 +195,7 @@ def _postgresql(url: URL, options: Options, *, size: int) -> AsyncEngine:
             "command_timeout": options.statement_timeout + 5,
             "server_settings": settings,
             **({"ssl": tls} if tls is not None else {}),
+            **numbers(url),
         },
     )
 

@@ -173,6 +173,7 @@ class SqlDatabase:
         for name, engine in self._pools.named():
             pool = engine.sync_engine.pool
             if isinstance(pool, QueuePool):
+                name = name if self._host.id == "database" else f"{self._host.id}.{name}"  # there may be two
                 self._active.labels(name).set_function(pool.checkedout)
                 self._limit.labels(name).set(pool.size())
         try:
