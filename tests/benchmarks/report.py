@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import platform
 import statistics
-import sysconfig
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 import msgspec
 
+from benchmarks import crosscheck
 from benchmarks.load import Sample
+from benchmarks.machine import build, machine
 from benchmarks.measure import BURST, PACED, PLAIN, Conditions, Samples, middle
 from benchmarks.parts import Part
 from benchmarks.sockets import Sockets, section
@@ -55,6 +55,7 @@ class Run(msgspec.Struct, kw_only=True):
     carried: dict[str, dict[int, float]]
     conditions: Conditions
     workers: list[Workers] = []
+    checks: list[crosscheck.Check] = []
 
 
 def page(run: Run) -> str:
@@ -67,7 +68,7 @@ def with_sockets(page: str, found: Sockets, command: str) -> str:
     """The page with this section on sockets in place of the one that it may have."""
     before, _, after = page.partition(f"\n{_SOCKETS}\n")
     _, mark, rest = after.partition("\n## ")
-    written = f"Written by `{command}`, {datetime.now(UTC):%Y-%m-%dT%H:%MZ}, {_machine()}."
+    written = f"Written by `{command}`, {datetime.now(UTC):%Y-%m-%dT%H:%MZ}, {machine()}."
     return "\n".join([before, _SOCKETS, "", written, "", *section(found), ""]) + mark + rest
 
 
@@ -110,6 +111,7 @@ def _page(run: Run) -> str:
             "",
             *_beside(run),
             "",
+            *_checks(run),
             "![CPU a request](performance-requests.svg)",
             "",
             "![CPU a chunk](performance-chunks.svg)",
@@ -155,8 +157,8 @@ def _conditions(run: Run) -> list[str]:
     foreign = run.conditions.foreign
     lines = [
         f"- When: {datetime.now(UTC):%Y-%m-%dT%H:%MZ}",
-        f"- Machine: {_machine()}; server on the first core, load, upstream and stores on the second",
-        f"- Python {platform.python_version()}, {_build()}; "
+        f"- Machine: {machine()}; server on the first core, load, upstream and stores on the second",
+        f"- Python {platform.python_version()}, {build()}; "
         + ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
         f"- {run.count} rounds over all subjects in turn, windows of {run.seconds:g} s, medians of the rounds; "
         "no randomness, so no seed: every request is the same",
@@ -169,19 +171,6 @@ def _conditions(run: Run) -> list[str]:
     lines += [f"- Absent: {name}: {why}" for name, why in run.absent.items()]
     lines += [f"- Failed: {problem}" for problem in problems(run.samples, [s.name for s in run.subjects])]
     return [*lines, ""]
-
-
-def _build() -> str:
-    """How the interpreter says that it was built: without a profile and the linker's help it is far slower."""
-    told = str(sysconfig.get_config_var("CONFIG_ARGS") or "")
-    flags = [flag for flag in ("--enable-optimizations", "--with-lto", "--enable-shared") if flag in told]
-    return f"built with {' '.join(flags)}" if flags else "built with none of the flags that make it fast"
-
-
-def _machine() -> str:
-    cores = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    processor = cores[0] if cores else platform.machine()
-    return f"{len(cores) or '?'} cores, {processor}, {platform.system()} {platform.release()}"
 
 
 def _plain(run: Run) -> list[str]:
@@ -264,6 +253,19 @@ def _beside(run: Run) -> list[str]:
     return _table(names, rows)
 
 
+def _checks(run: Run) -> list[str]:
+    if not run.checks:
+        return []
+    return [
+        "### The load beside k6",
+        "",
+        crosscheck.ABOUT,
+        "",
+        *_table(crosscheck.HEADER, crosscheck.rows(run.checks)),
+        "",
+    ]
+
+
 def _start(run: Run) -> list[str]:
     rows = [(f"{name}, resident memory (PSS) after the load", f"{mib:.0f} MiB") for name, mib in run.memory.items()]
     rows += [(name, f"{statistics.median(times):.2f} s") for name, times in run.cold.items()]
@@ -280,11 +282,6 @@ def _ratio(ours: Sequence[Sample], others: Sequence[Sample], of: str = "cpu") ->
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     rule = ["---"] * len(names)
     return ["| " + " | ".join(row) + " |" for row in (names, rule, *rows)]
-
-
-def _cpuinfo() -> list[str]:
-    file = Path("/proc/cpuinfo")
-    return file.read_text().splitlines() if file.exists() else []
 
 
 def problems(samples: Samples, names: Sequence[str]) -> list[str]:
