@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +191,19 @@ def test_plugins_are_listed_where_the_configuration_has_mistakes(tmp_path: Path,
     path = configuration(tmp_path, toml=CONFIG.replace("port", "prot") + '\n[plugins.more]\nuse = "ratelimit"\n')
     rows = json.loads(run("plugins", "--config", path, "--json").output)["plugins"]
     assert next(r for r in rows if r["name"] == "ratelimit")["ids"] == ["more"]
+
+
+def test_the_manual_page_has_every_command_and_option() -> None:
+    page = run("man").output
+    for heading in ("NAME", "SYNOPSIS", "DESCRIPTION", "COMMANDS", '"EXIT STATUS"', "FILES", "ENVIRONMENT"):
+        assert f"\n.SH {heading}\n" in page
+    for usage in ("check", "db downgrade", "tiers plan", "keys create"):
+        assert f'\n.SS "{usage} ' in page
+    for option in ("\\-\\-dry\\-run", "\\-\\-config FILE", "\\-\\-json"):
+        assert f"\n.B {option}\n" in page
+    if groff := shutil.which("groff"):
+        made = subprocess.run([groff, "-man", "-ww", "-Tutf8"], input=page, capture_output=True, text=True, check=True)
+        assert made.stderr == "" and 'eval "$(openclaw-gateway completion bash)"' in made.stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

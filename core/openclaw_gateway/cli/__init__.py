@@ -17,6 +17,7 @@ _OWN = {
     "doctor": "openclaw_gateway.cli.doctor:doctor",
     "info": "openclaw_gateway.cli.inspect:info",
     "init": "openclaw_gateway.cli.init:init",
+    "man": "openclaw_gateway.cli.manual:manual",
     "pipeline": "openclaw_gateway.cli.inspect:pipeline",
     "plugin": "openclaw_gateway.cli.plugin:plugin",
     "plugins": "openclaw_gateway.cli.plugin:plugins",

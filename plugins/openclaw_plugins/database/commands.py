@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def db() -> None:
-    """Look at and upgrade the schema of the database."""
+    """Look at the schema of the database, and upgrade it."""
 
 
 @db.command()
@@ -58,6 +58,35 @@ def check(config: Path | None, as_json: bool) -> None:
     sys.exit(PROBLEM_FOUND)
 
 
+@db.command()
+@config_option
+@json_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.argument("revision")
+def downgrade(config: Path | None, as_json: bool, yes: bool, revision: str) -> None:
+    """Undo what came after REVISION, for the older gateway that needs it: all of it or nothing.
+
+    What only the later revisions keep is lost. Stop every gateway of the database first, and back it up.
+    """
+
+    async def run(database: SqlDatabase) -> SchemaState:
+        from openclaw_plugins.database import schema
+
+        before = await database.schema_state()
+        if not before.behind:
+            click.echo(before.complaint(), err=True)
+            sys.exit(PROBLEM_FOUND)
+        for name, does in schema.undone(database.migration_folders(), before.current, revision):
+            click.echo(f"undoes {name}: {does}", err=True)
+        if not yes:
+            click.confirm("What only these keep is lost. Go on?", abort=True, err=True)
+        await database.downgrade(revision)
+        return await database.schema_state()
+
+    state = _run(config, run)
+    _say(state, as_json, f"the schema is at {_listed(state.current)}")
+
+
 def _run(config: Path | None, work: Callable[[SqlDatabase], Awaitable[SchemaState]]) -> SchemaState:
     from openclaw_gateway.errors import GatewayError
     from openclaw_plugins.database.pool import SqlDatabase
@@ -73,7 +102,7 @@ def _run(config: Path | None, work: Callable[[SqlDatabase], Awaitable[SchemaStat
 
     try:
         return asyncio.run(run())
-    except GatewayError as error:
+    except (GatewayError, ValueError) as error:
         click.echo(str(error), err=True)
         sys.exit(PROBLEM_FOUND)
 

@@ -10,21 +10,17 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from msgspec import Meta
 from prometheus_client import Gauge
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
 from openclaw_gateway.api import (
-    Duration,
     Fact,
     HealthCheck,
     Host,
-    PluginConfig,
-    Secret,
     StartFailed,
     StoreUnavailable,
     asset,
@@ -45,6 +41,7 @@ from openclaw_plugins.database.engines import (
 from openclaw_plugins.database.faults import Fault, translated
 from openclaw_plugins.database.partitions import Partitions
 from openclaw_plugins.database.schema import SchemaState
+from openclaw_plugins.database.settings import Settings
 from openclaw_plugins.database.wall import Wall
 from openclaw_plugins.database.watched import Watched
 
@@ -59,51 +56,9 @@ class SqlDatabase:
     provides: ClassVar[tuple[Fact[Any], ...]] = ()
     requires: ClassVar[tuple[Fact[Any], ...]] = ()
 
-    class Config(PluginConfig, frozen=True, kw_only=True):
-        url: Annotated[
-            Secret | None,
-            Meta(description="postgresql://user:password@host/name or sqlite:///file; by default a file in data_dir."),
-        ] = None
-        pool_size: Annotated[int, Meta(ge=1, le=500, description="Connections of this process.")] = 10
-        pool_timeout: Annotated[
-            Duration, Meta(description="How long a request may wait for a connection before it gets a 503.")
-        ] = Duration(1)
-        connect_timeout: Annotated[Duration, Meta(description="To open a connection (PostgreSQL).")] = Duration(3)
-        statement_timeout: Annotated[Duration, Meta(description="For one statement (PostgreSQL).")] = Duration(5)
-        lock_timeout: Annotated[Duration, Meta(description="For one lock, on either store.")] = Duration(2)
-        idle_in_transaction_timeout: Annotated[
-            Duration, Meta(description="After which the server ends a silent transaction (PostgreSQL).")
-        ] = Duration(10)
-        synchronous: Annotated[
-            Literal["normal", "full"],
-            Meta(
-                description="SQLite: normal keeps what was acknowledged when the process is killed, "
-                "full also when the machine loses power."
-            ),
-        ] = "normal"
-        auto_upgrade: Annotated[
-            bool | None,
-            Meta(
-                description="Upgrade the schema at start. By default only for the SQLite file in data_dir; "
-                "elsewhere `openclaw-gateway db upgrade` does it."
-            ),
-        ] = None
-        application_role: Annotated[
-            Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")] | None,
-            Meta(
-                description="PostgreSQL: the role in which requests run; it should own nothing and not bypass "
-                "row security. `db upgrade` grants it what it needs.",
-            ),
-        ] = None
-        retention: Annotated[
-            Duration | None,
-            Meta(
-                description="PostgreSQL: how long messages are kept; a month is dropped when all of it is older. "
-                "By default they are kept as long as their session. It needs a user that owns the tables."
-            ),
-        ] = None
+    Config = Settings
 
-    def __init__(self, config: Config, host: Host) -> None:
+    def __init__(self, config: Settings, host: Host) -> None:
         self._config = config
         self._host = host
         self._url = location(config.url.reveal() if config.url else None, host.data_dir / "gateway.db")
@@ -228,6 +183,14 @@ class SqlDatabase:
         """Bring the schema to the newest revision; several processes may ask for it at once."""
         async with self.owner() as connection:
             await schema.upgrade(connection, self.migration_folders(), self._config.application_role)
+
+    async def downgrade(self, revision: str) -> None:
+        """Undo what came after a revision; all of it or nothing. What only later revisions keep is lost.
+
+        Raises ValueError where the database's revisions do not come after it.
+        """
+        async with self.owner() as connection:
+            await schema.downgrade(connection, self.migration_folders(), revision)
 
     async def schema_state(self) -> SchemaState:
         """Say where the schema stands, for the commands."""

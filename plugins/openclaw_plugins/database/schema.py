@@ -6,7 +6,7 @@ Alembic is imported only where it has work to do: reading the revisions' own fil
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,8 +92,28 @@ async def upgrade(connection: AsyncConnection, folders: Sequence[Path], role: st
 
 
 async def downgrade(connection: AsyncConnection, folders: Sequence[Path], revision: str = "base") -> None:
-    """Undo revisions down to `revision`; their data is lost."""
+    """Undo revisions down to `revision`, in the connection's transaction; their data is lost."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('openclaw_schema'))"))
     await connection.run_sync(_downgrade, folders, revision)
+
+
+def undone(folders: Sequence[Path], found: Iterable[str], revision: str) -> list[tuple[str, str]]:
+    """Return the revisions that a downgrade of such a database undoes, newest first, each with what it says it does.
+
+    Raises ValueError for a revision that is not known, and for one that the database does not have.
+    """
+    from alembic.script import ScriptDirectory
+
+    if revision not in known(folders):
+        raise ValueError(f"there is no revision {revision!r}; there are {', '.join(sorted(known(folders)))}")
+    script = ScriptDirectory.from_config(_alembic(None, folders))
+    lines = [list(script.iterate_revisions(one, "base")) for one in found]
+    for line in lines:
+        names = [one.revision for one in line]
+        if revision in names:
+            return [(one.revision, one.doc) for one in line[: names.index(revision)]]
+    raise ValueError(f"the database is at {', '.join(sorted(found)) or 'no revision'}, which comes before {revision!r}")
 
 
 async def ensure_partitions(connection: AsyncConnection) -> None:
@@ -137,7 +157,7 @@ def _downgrade(connection: Connection, folders: Sequence[Path], revision: str) -
     command.downgrade(_alembic(connection, folders), revision)
 
 
-def _alembic(connection: Connection, folders: Sequence[Path]) -> Config:
+def _alembic(connection: Connection | None, folders: Sequence[Path]) -> Config:
     from alembic.config import Config
 
     config = Config()
