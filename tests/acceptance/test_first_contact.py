@@ -65,13 +65,21 @@ async def test_the_first_answer_is_one_pasted_line_away(tmp_path: Path) -> None:
     port = str(free_port())
     async with started(tmp_path, "--port", port) as gateway:
         assert "embedded defaults" in gateway.banner
-        assert gateway.banner.count("ocg_") == 2  # the key, and once more in the line to paste
+        assert gateway.banner.count("ocg_") == 3  # the key, and once more in each line to paste
         done = await asyncio.to_thread(
             subprocess.run, ["bash", "-c", gateway.curl], capture_output=True, text=True, check=True
         )
         answer = json.loads(done.stdout)
         assert "choices" in answer, (answer, (tmp_path / "log").read_text())
         assert answer["choices"][0]["message"]["content"] == "hello"
+        (given,) = re.findall(r"for an SDK: (.*)", gateway.banner)
+        asks = "from openai import OpenAI; print(OpenAI().models.list().data[0].id)"
+        done = await asyncio.to_thread(
+            subprocess.run,
+            ["bash", "-c", f'{given}; exec "$0" -c "$1"', sys.executable, asks],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout == "echo\n"
         assert await gateway.stop() == 0
     key = re.search(r"ocg_\w+", gateway.banner).group()  # type: ignore[union-attr]
     assert key not in (tmp_path / "log").read_text()

@@ -41,7 +41,11 @@ class DevelopmentKey:
             self._first_start = False
             issued = self._make(organization=_OWNER, user=_OWNER, tier=tier, name=_NAME)
             self._storing = asyncio.get_running_loop().create_task(self._keep(issued))
-            return [f"development key, shown this once: {issued.key}", f"try it: {self._example(issued.key)}"]
+            return [
+                f"development key, shown this once: {issued.key}",
+                f"for an SDK: export OPENAI_BASE_URL={self._host.gateway.url}/v1 OPENAI_API_KEY={issued.key}",
+                f"try it: {self._example(issued.key)}",
+            ]
         if self._stands:
             command = f"openclaw-gateway keys create --org {_OWNER} --user {_OWNER} --tier {tier}"
             return [f"the development key was shown at the first start; to make another key: {command}"]
