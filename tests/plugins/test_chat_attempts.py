@@ -6,8 +6,10 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import chat_kit
 import msgspec
@@ -21,8 +23,10 @@ from openclaw_gateway import loader
 from openclaw_gateway.api import MODEL_USE, ModelCall, ModelUse, UpstreamFailed
 from openclaw_gateway.errors import ConfigError
 from openclaw_gateway.testing import build, configuration
-from openclaw_plugins.chat.attempts import Asked, Attempts, Candidate, Measures, order_of
+from openclaw_plugins.chat.attempts import Asked, Attempts, Candidate, Measures
 from openclaw_plugins.chat.lanes import Breaker, Lane
+from openclaw_plugins.chat.models import order_of
+from openclaw_plugins.chat.operations import Operation, Operations
 from openclaw_plugins.chat.requests import Alias
 
 GOOD = b'{"model":"x","choices":[]}'
@@ -74,7 +78,13 @@ def candidate(alias: str, provider: Any, *, lane: Lane | None = None, retries: i
             total_timeout=more.get("total", 2.0),
         )
 
-    return Candidate(alias, lane, retries, more.get("context"), more.get("first_byte", 1.0), call)
+    metrics = Operations(cast(Any, SimpleNamespace(metric=partial(_metric, CollectorRegistry()))))
+    chat, embeddings = (Operation(metrics, name, "p", alias) for name in ("chat", "embeddings"))
+    return Candidate(alias, lane, retries, more.get("context"), more.get("first_byte", 1.0), call, chat, embeddings)
+
+
+def _metric(registry: CollectorRegistry, kind: Any, *about: Any, **options: Any) -> Any:
+    return kind(*about, registry=registry, **options)
 
 
 def attempts(*candidates: Candidate, total: float = 2.0) -> Attempts:

@@ -538,3 +538,32 @@ async def test_a_loop_that_makes_no_sense_stops_the_start(tmp_path: Path, edit: 
     with pytest.raises(Exception, match=says):
         async with looping(tmp_path, edit):
             pass
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_each_round_is_a_call_with_its_own_tokens(here: Place, stream: bool) -> None:
+    here.upstream.script = model(ACT, ANSWER)
+    if stream:
+        await raw(here)
+    else:
+        await complete(here)
+    value = here.gateway.registry.get_sample_value
+    labels = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "upstream", "gen_ai_request_model": "slow"}
+    for kind, total in (("input", 10 + 30), ("output", 2 + 2)):
+        of = {**labels, "gen_ai_token_type": kind}
+        assert value("gen_ai_client_token_usage_count", of) == 2
+        assert value("gen_ai_client_token_usage_sum", of) == total
+    assert value("gen_ai_client_operation_duration_seconds_count", {**labels, "error_type": ""}) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_usage_that_is_no_number_is_none(here: Place, stream: bool) -> None:
+    odd = Round("It is ", "well.")
+    odd.usage = {"prompt_tokens": "many", "completion_tokens": "few", "total_tokens": None}
+    here.upstream.script = model(odd)
+    if stream:
+        assert any(choice["finish_reason"] == "stop" for c in chunks_of(await raw(here)) for choice in c["choices"])
+    else:
+        assert (await complete(here)).choices[0].message.content == "It is well."
+    families = here.gateway.registry.collect()
+    assert not [s for family in families if family.name == "gen_ai_client_token_usage" for s in family.samples]

@@ -71,6 +71,21 @@ def test_both_serve_on_one_port_and_any_shows_the_sum(pack: Pack) -> None:
     assert {total(series, "workers_serving") for series in after} == {2}
 
 
+def test_calls_of_models_are_added_up(pack: Pack) -> None:
+    def shown() -> tuple[float, float]:
+        series = pack.scrape()
+        prompts = {"gen_ai_provider_name": "echo", "gen_ai_token_type": "input"}
+        return (
+            total(series, "gen_ai_client_token_usage_sum", **prompts),
+            total(series, "gen_ai_client_operation_duration_seconds_bucket", le="+Inf", error_type=""),
+        )
+
+    tokens, calls = shown()
+    for _ in range(20):
+        pack.post("/v1/chat/completions", {"model": "echo", "messages": [{"role": "user", "content": "one two three"}]})
+    assert {shown() for _ in range(6)} == {(tokens + 60, calls + 20)}
+
+
 def test_the_commands_take_it_and_a_job_is_done_once(pack: Pack) -> None:
     assert pack.command("check").returncode == 0
     told = json.loads(pack.command("info", "--json").stdout)

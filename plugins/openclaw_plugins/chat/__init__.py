@@ -34,7 +34,7 @@ from openclaw_gateway.api import (
     read_body,
 )
 from openclaw_plugins.chat import requests
-from openclaw_plugins.chat.answers import Record, note_usage
+from openclaw_plugins.chat.answers import Record, note_usage_of_vectors
 from openclaw_plugins.chat.anthropic_answers import MessageEvents, whole_message
 from openclaw_plugins.chat.anthropic_requests import read_messages
 from openclaw_plugins.chat.attempts import Attempts
@@ -223,8 +223,9 @@ class Chat:
         spent = await self._tokens.charge_embedding(x, request) if self._tokens.counted(x, embedding.model) else None
         attempts = self._models.attempts(x, embedding.model, body, request, stream=False)
         answer = await attempts.embed()
+        note_usage_of_vectors(answer, attempts.use)
+        attempts.told()
         if spent is not None:
-            note_usage(answer, attempts.use)
             spent.settle(attempts.use)
         await write_json(answer, send)
 

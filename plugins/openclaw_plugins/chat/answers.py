@@ -147,6 +147,13 @@ def note_usage(piece: bytes, use: ModelUse) -> None:
             use.finish_reason = choice.finish_reason
 
 
+def note_usage_of_vectors(answer: bytes, use: ModelUse) -> None:
+    """As `note_usage`, of an embedding: the vectors are long, and what comes before the usage is not read."""
+    at = answer.rfind(b'"usage"')
+    if at >= 0:
+        note_usage(b"{" + answer[at:], use)
+
+
 class Record:
     """Where a turn is kept and charged: a session's history where the client named one, and the receipt."""
 

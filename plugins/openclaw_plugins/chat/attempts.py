@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 from prometheus_client import Counter
 
-from openclaw_gateway.api import ModelCall, ModelUse, UpstreamFailed, UpstreamReason, within
+from openclaw_gateway.api import ModelCall, ModelUse, UpstreamFailed, UpstreamReason
 from openclaw_plugins.chat.lanes import Lane
+from openclaw_plugins.chat.openings import Opened, close, open_stream
+from openclaw_plugins.chat.operations import Operation
 from openclaw_plugins.chat.requests import Alias
 
 T = TypeVar("T")
@@ -31,22 +32,6 @@ _FINAL: frozenset[UpstreamReason] = frozenset({"request", "filtered"})
 #: a wait longer than this is not worth it where another model stands ready
 _SOON = 2.0
 _FIRST_WAIT = 0.2
-#: to close an upstream that nobody listens to any more
-_CLOSE = 1.0
-#: chunks without content that may open an answer
-_OPENING = 64
-
-
-class _Choice(msgspec.Struct):
-    delta: dict[str, msgspec.Raw] = {}
-    finish_reason: str | None = None
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
-
-
-_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -69,6 +54,8 @@ class Candidate(msgspec.Struct, frozen=True):
     context: int | None
     first_byte: float
     call: Callable[[Asked], ModelCall]
+    chat: Operation
+    embeddings: Operation
 
 
 class Measures(msgspec.Struct, frozen=True):
@@ -81,7 +68,19 @@ class Measures(msgspec.Struct, frozen=True):
 class Attempts:
     """One client's call. `complete`, `stream` or `embed` is used once."""
 
-    __slots__ = ("_asked", "_candidates", "_end", "_loop", "_measures", "_started", "_total", "metadata", "use")
+    __slots__ = (
+        "_asked",
+        "_began",
+        "_candidates",
+        "_end",
+        "_loop",
+        "_measures",
+        "_operation",
+        "_started",
+        "_total",
+        "metadata",
+        "use",
+    )
 
     def __init__(
         self, candidates: Sequence[Candidate], asked: Asked, total: float, use: ModelUse, measures: Measures
@@ -93,6 +92,9 @@ class Attempts:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._end = self._started + total
+        #: the request that is under way, or was the last: what counts it, and when it was sent
+        self._operation: Operation | None = None
+        self._began = 0.0
         self.use = use
         #: what the stored answer says beside its text: a model's own words are all
         self.metadata: Mapping[str, str] = {}
@@ -107,9 +109,9 @@ class Attempts:
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yield chunks, the first of them once content has come. Raises UpstreamFailed."""
-        opened = await self._carry(self._open)
+        opened = await self._carry(open_stream)
         failure: UpstreamReason | None = None
-        well = False
+        end = "cancelled"
         try:
             for chunk in opened.opening:
                 yield chunk
@@ -117,16 +119,29 @@ class Attempts:
                 named = opened.named
                 async for chunk in opened.rest:
                     yield named(chunk)
-            well = True
+            end = ""
         except UpstreamFailed as error:
-            failure = error.reason
+            failure, end = error.reason, error.code.lower()
+            raise
+        except Exception:
+            end = "internal_error"
             raise
         finally:
-            await _close(opened.rest)
-            if well or failure is not None:
+            self._count(end)
+            await close(opened.rest)
+            if not end or failure is not None:
                 opened.lane.leave(failure)
             else:
                 opened.lane.abandon()
+
+    def told(self) -> None:
+        """Count what `use` says of tokens, once all of the answer has been looked at for it."""
+        if self._operation is not None:
+            self._operation.told(self.use)
+
+    def _count(self, error_type: str) -> None:
+        assert self._operation is not None
+        self._operation.ended(self._loop.time() - self._began, error_type)
 
     def _named(self, answer: bytes) -> bytes:
         assert self.use.answered is not None
@@ -186,7 +201,9 @@ class Attempts:
         lane = candidate.lane
         await lane.enter(left)
         call = candidate.call(self._asked)
-        left = self._end - self._loop.time()
+        self._operation = candidate.embeddings if attempt is _embedded else candidate.chat
+        self._began = self._loop.time()
+        left = self._end - self._began
         if left < call.total_timeout:
             call = msgspec.structs.replace(
                 call, total_timeout=left, first_byte_timeout=min(left, call.first_byte_timeout)
@@ -200,49 +217,29 @@ class Attempts:
                 async with asyncio.timeout(limit + 0.25):
                     found = await attempt(lane, call)
         except UpstreamFailed as error:
+            self._count(error.code.lower())
             lane.leave(error.reason)
             raise
         except TimeoutError:
+            late = _late()
+            self._count(late.code.lower())
             lane.leave("silent")
-            raise _late() from None
-        except BaseException:
+            raise late from None
+        except BaseException as error:
+            self._count("internal_error" if isinstance(error, Exception) else "cancelled")
             lane.abandon()
             raise
-        if not isinstance(found, _Opened):  # a stream keeps its place until its end
+        now = self._loop.time()
+        if isinstance(found, Opened):  # which keeps its place until its end
+            self._operation.begun(now - self._began)
+        else:
+            self._operation.ended(now - self._began)
             lane.leave(None)
         self.use.answered = call.model
         self.use.upstream_model = call.upstream_model
         self.use.provider = lane.provider_id
-        self.use.first_content = self._loop.time() - self._started
+        self.use.first_content = now - self._started
         return found
-
-    async def _open(self, lane: Lane, call: ModelCall) -> _Opened:
-        stream = lane.provider.stream(call)
-        opened = _Opened(lane, call, stream)
-        try:
-            async for chunk in stream:
-                opened.opening.append(opened.named(chunk))
-                if _has_content(chunk) or len(opened.opening) >= _OPENING:
-                    return opened
-        except BaseException:
-            await _close(stream)
-            raise
-        opened.rest = None
-        if not opened.opening:
-            raise UpstreamFailed("the model's upstream failed: it said nothing", reason="broken")
-        return opened
-
-
-class _Opened:
-    """A stream whose first content has come."""
-
-    __slots__ = ("lane", "named", "opening", "rest")
-
-    def __init__(self, lane: Lane, call: ModelCall, rest: AsyncIterator[bytes]) -> None:
-        self.lane = lane
-        self.opening: list[bytes] = []
-        self.rest: AsyncIterator[bytes] | None = rest
-        self.named = Alias(call.model).put
 
 
 def _completed(lane: Lane, call: ModelCall) -> Awaitable[bytes]:
@@ -253,22 +250,6 @@ def _embedded(lane: Lane, call: ModelCall) -> Awaitable[bytes]:
     return lane.provider.embed(call)
 
 
-def order_of(alias: str, fallbacks: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the aliases that a call of `alias` meets, each once. Raises ValueError where they lead in a circle."""
-    order: list[str] = []
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            raise ValueError(" → ".join((*path[path.index(name) :], name)))
-        if name not in order:
-            order.append(name)
-        for other in fallbacks[name]:
-            visit(other, (*path, name))
-
-    visit(alias, ())
-    return order
-
-
 def _larger(context: int | None, than: int | None) -> bool:
     return context is not None and than is not None and context > than
 
@@ -277,23 +258,3 @@ def _late() -> UpstreamFailed:
     return UpstreamFailed(
         "the model did not answer in time (total)", status=504, code="UPSTREAM_TIMEOUT", reason="silent"
     )
-
-
-def _has_content(chunk: bytes) -> bool:
-    """Whether a chunk holds anything of an answer: more than the role that opens it."""
-    try:
-        choices = _chunk(chunk).choices
-    except msgspec.DecodeError:
-        return True
-    return any(
-        choice.finish_reason is not None
-        or any(key != "role" and bytes(value) not in (b'""', b"null", b"[]") for key, value in choice.delta.items())
-        for choice in choices
-    )
-
-
-async def _close(stream: AsyncIterator[bytes] | None) -> None:
-    close = getattr(stream, "aclose", None)
-    if close is not None:
-        with suppress(TimeoutError):
-            await within(_CLOSE, close())

@@ -27,8 +27,9 @@ from openclaw_gateway.api import (
     Tier,
     bad_request,
 )
-from openclaw_plugins.chat.attempts import Asked, Attempts, Candidate, Measures, order_of
+from openclaw_plugins.chat.attempts import Asked, Attempts, Candidate, Measures
 from openclaw_plugins.chat.lanes import Breaker, Lane
+from openclaw_plugins.chat.operations import Operation, Operations
 from openclaw_plugins.chat.requests import forwarded
 from openclaw_plugins.chat.shapes import ModelCard
 
@@ -57,6 +58,7 @@ class Models:
                 ("model", "fallback", "reason"),
             ),
         )
+        self._operations = Operations(host)
         self._resting = host.metric(
             Gauge,
             "model_resting",
@@ -70,12 +72,18 @@ class Models:
         breakers: dict[tuple[str, str], Breaker] = {}
         for alias, model in self._models.items():
             provider = self._host.get(model.provider, ModelProvider)
-            breaker = breakers.setdefault(
-                (model.provider, model.name or alias), Breaker(self._failures, self._rest, self._host.clock.monotonic)
-            )
+            upstream = model.provider, model.name or alias
+            breaker = breakers.setdefault(upstream, Breaker(self._failures, self._rest, self._host.clock.monotonic))
             lane = Lane(provider, model.provider, model.capacity, model.capacity_wait, breaker)
             self._candidates[alias] = Candidate(
-                alias, lane, model.retries, model.context, model.timeouts.first_byte, self._calling(alias)
+                alias,
+                lane,
+                model.retries,
+                model.context,
+                model.timeouts.first_byte,
+                self._calling(alias),
+                Operation(self._operations, "chat", *upstream),
+                Operation(self._operations, "embeddings", *upstream),
             )
             self._resting.labels(alias).set_function(partial(getattr, breaker, "resting"))
 
@@ -151,6 +159,22 @@ class Models:
             for alias, model in self._models.items()
             if (not model.tiers or tier.name in model.tiers) and (tier.models is None or alias in tier.models)
         ]
+
+
+def order_of(alias: str, fallbacks: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the aliases that a call of `alias` meets, each once. Raises ValueError where they lead in a circle."""
+    order: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise ValueError(" → ".join((*path[path.index(name) :], name)))
+        if name not in order:
+            order.append(name)
+        for other in fallbacks[name]:
+            visit(other, (*path, name))
+
+    visit(alias, ())
+    return order
 
 
 def _meant(name: str, names: Iterable[str]) -> str:

@@ -136,7 +136,7 @@ class ToolLoop:
             message = round.whole(answer)
             if isinstance(text := message.get("content"), str) and text:
                 texts.append(text)
-            self._count(round)
+            self._count(attempts, round)
             if not await self._go_on(round):
                 break
         if not self._rounds and not round.calls:
@@ -158,7 +158,7 @@ class ToolLoop:
                             yield shown
             finally:
                 self._note(attempts.use)
-                self._count(round)
+                self._count(attempts, round)
             if not await self._go_on(round):
                 break
         if round.end is not None:
@@ -222,13 +222,15 @@ class ToolLoop:
         if mine.first_content is None:
             mine.first_content = use.first_content
 
-    def _count(self, round: Round) -> None:
+    def _count(self, attempts: Attempts, round: Round) -> None:
         """Add what a round took; estimated where it was cut, or its upstream says no numbers."""
         if round.usage:
             self._said.add_usage(round.usage)
         else:
             self._untold = True
-        prompt, answer = round.usage.get("prompt_tokens"), round.usage.get("completion_tokens")
+        prompt, answer = _number(round.usage, "prompt_tokens"), _number(round.usage, "completion_tokens")
+        attempts.use.prompt_tokens, attempts.use.completion_tokens = prompt, answer
+        attempts.told()
         if prompt is None or answer is None:
             if not self._rounds and not round.mine:
                 return  # a turn of one round is told, or estimated, like any other
@@ -248,6 +250,11 @@ class ToolLoop:
 
     def _told(self) -> Mapping[str, Any]:
         return {"metadata": self.metadata} if self.metadata else {}
+
+
+def _number(usage: Mapping[str, Any], name: str) -> int | None:
+    found = usage.get(name)
+    return found if isinstance(found, int) else None
 
 
 def _names(tools: list[Any]) -> frozenset[str]:

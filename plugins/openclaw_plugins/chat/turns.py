@@ -180,6 +180,8 @@ class Turn:
 
     async def _settle(self) -> None:
         self.outlet.settle()
+        if isinstance(self._attempts, Attempts):  # the rounds of a loop are told one by one, and a skill is no model
+            self._attempts.told()
         try:
             record = self._record
             kept = record.commit(cut=self._cut(), at_once=self.streams) if self.delivered else record.void()
