@@ -162,7 +162,8 @@ def on_message(x: Exchange) -> Refusal | None:
 def on_response(x: Exchange, head: ResponseHead) -> None:
     """Called when a response starts, of a handler or of a refusal alike, in reverse order of the pipeline.
 
-    May change status and headers. Plain function only. An exception here is logged and passed over.
+    May change status and headers. Plain function only. An exception here is logged and passed over. Names and values
+    are bytes, names in lower case; what no server can send is left out and logged.
     """
 
 
