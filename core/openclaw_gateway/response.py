@@ -34,7 +34,7 @@ class Response:
 
     __slots__ = ("_held", "_send", "_timing", "_x", "entered", "finished", "started")
 
-    def __init__(self, x: Exchange, send: Send, timing: bool = False) -> None:
+    def __init__(self, x: Exchange, send: Send, timing: bool) -> None:
         self._timing = timing
         self._x = x
         self._send = send
@@ -73,7 +73,6 @@ class Response:
         else:
             if kind == "websocket.accept":
                 self.started = True
-                x.outcome.status = 101
                 message = {**message, "headers": self._headed(101, list(message.get("headers") or []))}
             elif kind == "websocket.http.response.start":
                 self.finished = True

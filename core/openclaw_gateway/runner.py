@@ -244,7 +244,7 @@ class Runner:
         x = Exchange("websocket", "WEBSOCKET", scope["path"], route, scope, started)
         x.client, x.trusted_peer = self._peers.client_of(scope)
         scope["exchange"] = x
-        response = Response(x, send)
+        response = Response(x, send, self._server_timing)
         try:
             reply = await self._before(x, response)
             if reply is None:

@@ -16,8 +16,9 @@ from msgspec.structs import replace
 from sqlalchemy import select, text, update
 
 from openclaw_gateway.api import Accounts, Limit, Take
-from openclaw_plugins.accounts import ledger
+from openclaw_plugins.accounts import ledger, sql
 from openclaw_plugins.accounts.periods import period_of, seconds_left
+from openclaw_plugins.accounts.sql import SqlAccounts
 from openclaw_plugins.accounts.tables import holds as holds_table
 
 from .conftest import Stores
@@ -194,6 +195,48 @@ async def test_the_reaper_gives_orphans_back(config: dict[str, Any], tmp_path: P
         assert await columns(stores) == [(0, 0)]
 
 
+async def test_the_reaper_goes_on_at_once_while_there_is_more_and_then_waits(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, times = [sql._SWEEP, sql._SWEEP, 0], []
+
+    async def reap(self: SqlAccounts) -> int:
+        times.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0)
+        return found[len(times) - 1] if len(times) <= len(found) else 0
+
+    monkeypatch.setattr(SqlAccounts, "reap", reap)
+    async with Stores(tmp_path, config, {"reap_every": 1}).opened(), asyncio.timeout(10):
+        while len(times) < 3:
+            await asyncio.sleep(0.01)
+        assert times[2] - times[0] < 1
+        await asyncio.sleep(0.1)
+        assert len(times) == 3
+
+
+async def test_the_reaper_has_ended_when_the_account_is_closed(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    async def reap(self: SqlAccounts) -> int:
+        told.append("begun")
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0)
+            told.append("ended")
+        return 0
+
+    monkeypatch.setattr(SqlAccounts, "reap", reap)
+    stores = Stores(tmp_path, config, {"reap_every": 0.01})
+    async with stores.database.lifespan():
+        async with stores.accounts.lifespan(), asyncio.timeout(10):
+            while not told:
+                await asyncio.sleep(0.01)
+        assert told == ["begun", "ended"]
+
+
 async def test_what_was_reserved_under_a_reference_is_disowned_unless_it_was_charged(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -293,6 +336,19 @@ async def test_leases_stand_until_released_or_out_of_time(stores: Stores) -> Non
     await stores.accounts.commit(holds, lives_until=datetime.now(UTC) + timedelta(milliseconds=50), holder="s3")
     await asyncio.sleep(0.1)
     assert (await stores.accounts.reserve("acme", [take(LEASE)]))[1]
+
+
+async def test_leases_of_nothing_that_is_stored_live_as_long_as_a_reservation(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    async with Stores(tmp_path, config, {"hold_ttl": 0.5, "reap_every": 600}).opened() as stores:
+        _, holds = await stores.accounts.reserve("acme", [take(LEASE)])
+        await stores.accounts.commit(holds)
+        await stores.accounts.reap()
+        assert await used(stores, LEASE) == 1
+        await asyncio.sleep(0.6)
+        await stores.accounts.reap()
+        assert await used(stores, LEASE) == 0
 
 
 async def test_a_commit_in_a_transaction_that_fails_charges_nothing(stores: Stores) -> None:

@@ -328,6 +328,17 @@ async def test_what_was_charged_too_little_counts_and_refuses_those_who_come_lat
 
 
 @pytest.mark.parametrize("algorithm", ["sliding", "gcra", "fixed"])
+async def test_what_was_charged_too_little_counts_now_where_its_window_is_over(
+    backend: Backend, algorithm: str
+) -> None:
+    take = Take(rate(algorithm=algorithm, burst=100 if algorithm == "gcra" else None), "-", 5)
+    (balance,) = await backend.admit(take)
+    backend.clock.ms += 3 * 60_000
+    await backend.counters.correct("acme", [corrected(take, balance, 6)])
+    assert (await backend.counters.peek("acme", [take]))[0].used == 1
+
+
+@pytest.mark.parametrize("algorithm", ["sliding", "gcra", "fixed"])
 async def test_what_has_left_the_window_is_not_given_back_to_another(backend: Backend, algorithm: str) -> None:
     """Given back late, an estimate must not take away what somebody else was charged meanwhile."""
     take = Take(rate(100, algorithm=algorithm, burst=100 if algorithm == "gcra" else None), "-", 100)
@@ -646,6 +657,16 @@ async def test_memory_past_its_cap_refuses_new_subjects_unless_the_limit_is_open
         "no place is left to count new subjects",
         "new subjects are counted again",
     ]
+
+
+async def test_memory_makes_room_for_all_that_one_admission_counts() -> None:
+    clock = MillisecondClock()
+    counters = memory(clock, max_keys=4)
+    for i in range(4):
+        await counters.admit("acme", [Take(rate(scope="user"), f"old-{i}")])
+    clock.ms += 120_000
+    balances = await counters.admit("acme", [Take(rate(scope="user"), f"new-{i}") for i in range(4)])
+    assert [(balance.refused, balance.used) for balance in balances] == [(False, 1)] * 4
 
 
 def test_memory_says_that_it_is_not_shared() -> None:

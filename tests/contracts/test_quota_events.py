@@ -85,6 +85,19 @@ async def test_each_threshold_is_told_once(config: dict[str, Any], tmp_path: Pat
         assert [event.threshold for event in listener.heard] == ["warning", "exhausted"]
 
 
+async def test_an_event_of_a_transaction_that_is_open_yet_is_told_as_soon(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    listener = Listener()
+    async with listening(tmp_path, config, listener, deliver_every=60).opened() as stores:
+        await asyncio.sleep(0.1)  # its first look is over
+        _, holds = await stores.accounts.reserve("acme", [Take(QUOTA, "-", 8)])
+        async with stores.database.transaction("acme", operation="update", table="openclaw_usage") as connection:
+            await stores.accounts.commit(holds, transaction=connection)
+            await asyncio.sleep(0.02)
+        await until(lambda: listener.heard)
+
+
 async def test_one_charge_may_pass_both(config: dict[str, Any], tmp_path: Path) -> None:
     listener = Listener()
     async with listening(tmp_path, config, listener).opened() as stores:

@@ -63,6 +63,7 @@ async def test_a_limit_counts_its_subject_or_does_not_apply(
     fast: Fast, limit: Limit, x: Any, subject: str | None
 ) -> None:
     assert await admission().admit(x, plan((limit, fast)), session="s1") is None
+    assert all(take.amount == 1 for _, takes in fast.asked for take in takes)
     expected = [] if subject is None else [("acme", [subject])]
     assert [(organization, [take.subject for take in takes]) for organization, takes in fast.asked] == expected
 
@@ -143,8 +144,9 @@ async def test_what_a_handler_meters_is_charged_by_the_plan_of_that_meter(fast: 
         "teams": {"messages": plan((rate("messages"), fast)), "skills": plan(), "tokens": plan((rate("tokens"), fast))}
     }
     x = exchange()
+    assert await one.charge(x, MESSAGES) is None
     assert await one.charge(x, MESSAGES, amount=2) is None
-    assert fast.asked[0][1][0].amount == 2
+    assert [takes[0].amount for _, takes in fast.asked] == [1, 2]
     assert x.receipt is not None and not x.receipt.estimates("messages")
     assert await one.charge(x, TOKENS, amount=9) is None
     assert x.receipt.estimates("tokens")

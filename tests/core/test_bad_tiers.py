@@ -71,7 +71,8 @@ def test_a_limit_that_nothing_meters_is_named_with_the_nearest(tmp_path: Path) -
 
 def test_a_name_that_no_folder_can_have_is_told(tmp_path: Path) -> None:
     _, (found,) = TierFiles(tmp_path / ("1" * 300), "tiers").build({"quota": Quota.Limits})
-    assert found.origin == "tiers" and found.message.startswith("cannot be read: ")
+    # From Python 3.14 on such a name is only not there.
+    assert found.origin == "tiers" and found.message.startswith(("cannot be read: ", "no such folder"))
 
 
 @pytest.mark.parametrize(("there", "told"), [(False, "tiers: no such folder"), (True, "tiers: no tier file")])

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pluggy
+import pytest
 from litestar import asgi
 
-from openclaw_gateway.api import Fact, Meter, Route
+from openclaw_gateway import hooks
+from openclaw_gateway.api import Fact, Meter, Route, hookimpl
+from openclaw_gateway.config.document import StepSettings
 from openclaw_gateway.meters import BUILT_IN
-from openclaw_gateway.pipeline import CompiledRoute, compile_routes, known_meters, misfits, misordered
+from openclaw_gateway.pipeline import (
+    CompiledRoute,
+    Step,
+    compile_routes,
+    implementations,
+    known_meters,
+    misfits,
+    misordered,
+)
 from openclaw_gateway.routes import Bound
 
 WHO: Fact[str] = Fact("who")
@@ -87,6 +99,51 @@ def test_only_a_path_without_a_parameter_passes_by_the_router() -> None:
         one = CompiledRoute(Route(access="public", path=path), handler, ())
         assert (one.direct is not None) is direct
     assert CompiledRoute(Route(access="public", path="/x"), object(), ()).direct is None
+
+
+@pytest.mark.parametrize("on_request", [True, False], ids=["acts", "charges"])
+def test_a_route_says_which_of_its_steps_lack_a_fact(on_request: bool) -> None:
+    """A step that only looks on needs nothing; one that charges needs what it does where something is metered."""
+    acts = {"on_request" if on_request else "charges": lambda *_: []}
+    steps = [
+        Step(0, "limits", step(requires=(WHO,)), acts, StepSettings()),
+        Step(1, "looks", step(requires=(WHAT,)), {"on_complete": lambda *_: None}, StepSettings()),
+    ]
+
+    def gaps(*meters: Meter) -> tuple[str, ...]:
+        route = Route(access="public", path="/x", methods=("GET",), meters=meters)
+        bound = Bound(object(), "/x", ("GET",), route)
+        _, (proof, _) = compile_routes([bound], steps, {}, unmetered=(), open_access=True)
+        return proof.gaps
+
+    lacks = ("step 'limits' requires 'who', which no step of the pipeline provides",)
+    assert gaps(Meter("a", "one of mine")) == lacks
+    assert gaps() == (lacks if on_request else ())
+
+
+async def test_an_implementation_is_given_the_arguments_that_it_has() -> None:
+    class Short:
+        @hookimpl
+        async def on_request(self, x: str) -> str:
+            return f"waited for {x}"
+
+        @hookimpl
+        def on_response(self, head: str) -> str:
+            return f"saw {head}"
+
+        @hookimpl
+        def on_complete(self, outcome: str, x: str) -> str:
+            return f"{x} ended {outcome}"
+
+    manager = pluggy.PluginManager("openclaw")
+    manager.add_hookspecs(hooks)
+    plugin = Short()
+    manager.register(plugin, "mine")
+    found = implementations(manager, plugin)
+    assert await found["on_request"]("x") == "waited for x"
+    assert found["on_response"]("x", "head") == "saw head"
+    assert found["on_complete"]("x", "well") == "x ended well"
+    assert misfits("mine", found) == []
 
 
 def test_a_meter_that_only_a_route_knows_is_known() -> None:

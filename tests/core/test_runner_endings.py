@@ -39,7 +39,7 @@ from openclaw_gateway.testing import build, configuration, serving
 pytestmark = pytest.mark.usefixtures("small")
 
 ACCEPT = {"type": "websocket.accept"}
-DENY = {"type": "websocket.http.response.start", "status": 403, "headers": []}
+DENY = {"type": "websocket.http.response.start", "status": 403, "headers": [(b"x-why", b"full")]}
 START = {"type": "http.response.start", "status": 200, "headers": []}
 
 #: what a handler sends, and then raises, by its path
@@ -49,10 +49,7 @@ SOCKETS: dict[str, tuple[list[Any], BaseException | None]] = {
     "/ws/refuses": ([], Refused(bad_request("no", param="a.b"))),
     "/ws/cut": ([ACCEPT], RuntimeError("secret cause")),
     "/ws/after": ([ACCEPT, {"type": "websocket.close", "code": 4000, "reason": ""}], RuntimeError("secret cause")),
-    "/ws/denied": (
-        [{"type": "websocket.http.response.start", "status": 403, "headers": []}],
-        RuntimeError("secret cause"),
-    ),
+    "/ws/denied": ([DENY], RuntimeError("secret cause")),
     "/ws/shut": ([{"type": "websocket.close", "code": 1008, "reason": ""}], RuntimeError("secret cause")),
     "/ws/drained": ([ACCEPT], asyncio.CancelledError()),
 }
@@ -135,6 +132,7 @@ async def carried(gateway: Gateway, kind: str, path: str, method: str = "GET", *
         ("/ws/refuses", [400, "body"], 400, 0),
         ("/ws/nowhere", [404, "body"], 404, 0),
         ("/open", [404, "body"], 404, 0),
+        ("/http/good", [404, "body"], 404, 0),
         ("/ws/cut", ["accept", 1011], 101, 1),
         ("/ws/after", ["accept", 4000], 101, 1),
         ("/ws/denied", [403], 403, 1),
@@ -148,6 +146,7 @@ async def test_of_a_socket(
     messages, outcome = await ended(gateway, "websocket", path)
     assert [m.get("code") or m.get("status") or m["type"].rpartition(".")[2] for m in messages] == sent
     assert all(dict(m["headers"])[b"x-request-id"] == b"r-1" for m in messages if "headers" in m)
+    assert [dict(m["headers"]).get(b"x-why") for m in messages if path == "/ws/denied"] == [b"full"] * (status == 403)
     assert outcome.status == status
     assert outcome.disconnected is (path == "/ws/drained")
     error = SOCKETS.get(path, ((), None))[1]
@@ -251,7 +250,7 @@ async def test_a_guard_sees_what_goes_out(
 
 @pytest.mark.parametrize("path", ["/http/good", "/http/nowhere"])
 async def test_a_step_may_replace_each_chunk_that_goes_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     def on_chunk(self: Named, x: Exchange, data: bytes) -> bytes | None:
         return b"<" + data + b">" if told else None
@@ -261,18 +260,20 @@ async def test_a_step_may_replace_each_chunk_that_goes_out(
     gateway = build(configuration(tmp_path / "chunks", toml=CONFIG, tiers=TIERS))
     left = (await carried(gateway, "http", path))[-1]["body"]
     told = True
-    (_, body) = await carried(gateway, "http", path)
+    (start, body) = await carried(gateway, "http", path)
+    assert start["status"] == (200 if path == "/http/good" else 404)
     assert body["body"][:1] + body["body"][-1:] == b"<>" and len(body["body"]) == len(left) + 2
     assert [outcome.bytes_sent for outcome in gateway.plugin("named").outcomes] == [len(left), len(left) + 2]
 
 
 async def test_a_chunk_that_a_step_replaces_by_what_is_none_is_a_fault_of_that_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Named, "on_chunk", hookimpl(lambda self, x, data: data.decode()), raising=False)
     gateway = build(configuration(tmp_path / "chunks", toml=CONFIG, tiers=TIERS))
     messages, outcome = await ended(gateway, "http", "/http/good")
     assert [message["type"] for message in messages] == ["http.response.start"], "a cut answer never looks whole"
+    assert messages[0]["status"] == 200
     assert "on_chunk of 'named' returned" in str(outcome.error)
 
 
@@ -284,6 +285,20 @@ BAD = [
     (b"x-bad\n", b""),
 ]
 BAD += [(b"content-length", b"two"), (b"x-bad",), "x-bad", None]
+
+
+async def test_a_step_that_raises_at_a_response_is_named_and_passed_over(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def on_response(self: Named, x: Exchange, head: ResponseHead) -> None:
+        raise KeyError("its own mistake")
+
+    monkeypatch.setattr(Named, "on_response", hookimpl(on_response), raising=False)
+    messages, outcome = await ended(build(configuration(tmp_path, toml=CONFIG, tiers=TIERS)), "http", "/http/good")
+    assert (messages[0]["status"], outcome.error) == (200, None)
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.getMessage() == "on_response of named failed"
+    assert record.exc_info is not None and "its own mistake" in str(record.exc_info[1])
 
 
 @pytest.mark.parametrize("header", BAD, ids=[repr(header) for header in BAD])
@@ -301,6 +316,12 @@ async def test_a_header_that_cannot_be_sent_is_left_out_and_named(
                 assert (answer.status, answer.headers["x-good"][:4]) == (status, "tab\t")
                 assert "x-bad" not in answer.headers and await answer.read()
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    name = header[0] if isinstance(header, tuple) else header
+    assert said[
+        0
+    ] == f"a header that cannot be sent is left out: {name!r}, of the handler of /raw, or of on_response of " + (
+        "['named']"
+    )
     assert len(said) == 3 and all("cannot be sent" in line and "on_response of ['named']" in line for line in said)
     assert not any(outcome.error for outcome in gateway.plugin("named").outcomes)
 

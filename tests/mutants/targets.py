@@ -49,7 +49,8 @@ TARGETS = (
     Target(
         f"{_PLUGINS}/counters/redis.py",
         ("tests/contracts/test_counters.py", "tests/plugins/test_counters_redis_faults.py"),
-        "(valkey or this_process or may_evict or may_not_be_asked) and not retrying and not reset_after",
+        "(valkey or this_process or may_evict or may_not_be_asked or over_an_outage)"
+        " and not retrying and not reset_after",
     ),
     Target(f"{_PLUGINS}/counters/redis_fallback.py", ("tests/plugins/test_counters_fallback.py",)),
     Target(f"{_PLUGINS}/ratelimit.py", ("tests/plugins/test_ratelimit.py",)),
@@ -102,6 +103,16 @@ EQUIVALENT = (
         "if now <= self.now:",
         "of two equal times either may be taken",
     ),
+    *(
+        Equivalent(
+            f"{_PLUGINS}/counters/window.py",
+            f"{algorithm}.ask",
+            "if now > self.now:",
+            "if now >= self.now:",
+            "in no time nothing leaks, and no window ends",
+        )
+        for algorithm in ("Gcra", "Fixed")
+    ),
     Equivalent(
         f"{_PLUGINS}/counters/window.py",
         "Gcra.correct",
@@ -143,6 +154,22 @@ EQUIVALENT = (
         "connection.execute(delete(table).where(table.c.delivered_at < now - _KEPT))",
         "connection.execute(delete(table).where(table.c.delivered_at <= now - _KEPT))",
         "the microsecond in which forty days end may be on either side of it",
+    ),
+    Equivalent(
+        f"{_PLUGINS}/accounts/ledger.py",
+        "Ledger._reap",
+        "overdue = select(holds).where(tuple_(*_HOLD_KEY) == key, COUNTS, holds.c.expires_at <= self.now)",
+        "overdue = select(holds).where(tuple_(*_HOLD_KEY) == key, COUNTS, holds.c.expires_at < self.now)",
+        "the microsecond in which its time ends may be on either side of it",
+    ),
+    Equivalent(
+        f"{_PLUGINS}/accounts/reading.py",
+        "overdue",
+        "found = connection.execute(select(holds).where(COUNTS, holds.c.expires_at <= now)"
+        ".order_by(holds.c.expires_at).limit(limit))",
+        "found = connection.execute(select(holds).where(COUNTS, holds.c.expires_at < now)"
+        ".order_by(holds.c.expires_at).limit(limit))",
+        "the microsecond in which its time ends may be on either side of it",
     ),
     Equivalent(
         f"{_PLUGINS}/accounts/sql.py",
@@ -232,12 +259,15 @@ EQUIVALENT = (
         "self._forget(now, 2)",
         "how many old tallies an admission looks at is a matter of speed",
     ),
-    Equivalent(
-        f"{_PLUGINS}/counters/memory.py",
-        "",
-        "_LOOKS, _SEARCH = (2, 64)",
-        "_LOOKS, _SEARCH = (3, 64)",
-        "how many old tallies an admission looks at is a matter of speed",
+    *(
+        Equivalent(
+            f"{_PLUGINS}/counters/memory.py",
+            "",
+            "_LOOKS, _SEARCH = (2, 64)",
+            becomes,
+            "how many old tallies an admission looks at is a matter of speed",
+        )
+        for becomes in ("_LOOKS, _SEARCH = (3, 64)", "_LOOKS, _SEARCH = (2, 65)")
     ),
     Equivalent(
         f"{_PLUGINS}/counters/memory.py",
@@ -245,6 +275,34 @@ EQUIVALENT = (
         "if full is not self._full and (full or len(self._tallies) <= 0.9 * self._max_keys):",
         "if full is not self._full and (full or len(self._tallies) < 0.9 * self._max_keys):",
         "the place of a hysteresis, which may lie one subject lower",
+    ),
+    Equivalent(
+        f"{_PLUGINS}/accounts/outbox.py",
+        "Outbox._keep_delivering",
+        "await asyncio.sleep(0.05)",
+        "None",
+        "SQLite has the look wait for what is open; PostgreSQL does not, and a test of test_quota_events sees it there",
+    ),
+    Equivalent(
+        f"{_PLUGINS}/accounts/outbox.py",
+        "Outbox._tell",
+        "async with asyncio.timeout(self._claim.total_seconds() / 2):",
+        "async with asyncio.timeout(self._claim.total_seconds() / 3):",
+        "a listener is to end well before the claim does; how well is a choice",
+    ),
+    Equivalent(
+        f"{_PLUGINS}/accounts/lane.py",
+        "Lane._attempt",
+        "for attempt in range(1, _ATTEMPTS + 1):",
+        "for attempt in range(1, _ATTEMPTS + 2):",
+        "the last attempt ends it, by its success or by what it raises",
+    ),
+    Equivalent(
+        f"{_CORE}/runner.py",
+        "Runner._http",
+        "await next_turn()",
+        "None",
+        "requests that come together go in step for speed alone: docs/decisions/0013",
     ),
     Equivalent(
         f"{_CORE}/response.py",

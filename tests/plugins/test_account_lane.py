@@ -107,7 +107,7 @@ async def test_one_who_leaves_before_its_turn_reserves_nothing_and_a_settlement_
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     (gone,) = store.enter("gone")
-    settled = asyncio.create_task(store.lane.through(Settlement([], "committed", None, None)))
+    settled = asyncio.create_task(store.lane.through(Settlement([], "committed", None, None, bound=False)))
     await asyncio.sleep(0)
     gone.cancel()
     settled.cancel()

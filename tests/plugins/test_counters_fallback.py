@@ -61,6 +61,9 @@ async def test_each_policy_decides_for_its_limit(fallback: Fallback) -> None:
     assert [await refused(fallback, *takes) for _ in range(4)] == [[False, False]] * 3 + [[True, False]]
     assert await refused(fallback, Take(rate("closed"), "-")) == [True]
     assert await refused(fallback, Take(rate("closed", mode="shadow"), "-")) == [False]
+    for policy in ("open", "closed"):
+        (balance,) = await fallback.admit("acme", [Take(rate(policy), "-")])
+        assert balance.used == 0
 
 
 async def test_what_a_closed_rate_refuses_is_counted_nowhere(fallback: Fallback) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from plugins.limits_kit import Setting
 
-from openclaw_gateway.api import MESSAGES, REQUESTS, WS_MESSAGES, Balance, Outcome, ResponseHead
+from openclaw_gateway.api import MESSAGES, REQUESTS, WS_MESSAGES, Balance, Limit, Outcome, ResponseHead
 from openclaw_gateway.tiers import TierFiles
 from openclaw_plugins.ratelimit import RateLimit
 
@@ -177,6 +177,18 @@ def test_of_limits_that_are_as_tight_the_first_is_told(setting: Setting) -> None
         Balance(limit=daily, used=5000, reset_after=60.0),
     )
     assert setting.headers(x)["x-ratelimit-limit"] == "500"
+
+
+def test_a_rate_of_another_plugin_is_told_by_its_own_policy(setting: Setting) -> None:
+    other = Limit(name="calls.tools", meter="tools", kind="rate", limit=7, window=30.0, tier="free")
+    shown = setting.headers(setting.exchange("free", Balance(limit=other, used=2, reset_after=12.0)))
+    assert shown["ratelimit-policy"] == '"calls.tools";q=7;w=30'
+    assert shown["ratelimit"] == '"calls.tools";r=5;t=12'
+
+
+def test_a_refusal_that_no_time_mends_is_told_with_the_time_of_the_window(setting: Setting) -> None:
+    balance = Balance(limit=setting.limit("free", REQUESTS), used=1, refused=True, reset_after=40.0)
+    assert setting.headers(setting.exchange("free", balance))["x-ratelimit-reset"] == "40"
 
 
 def test_a_header_of_the_handler_is_replaced_and_not_doubled(setting: Setting) -> None:

@@ -61,7 +61,7 @@ class Lane:
 
     def _give_back(self, work: Reservation | Settlement) -> None:
         if isinstance(work, Reservation) and work.holds:
-            self._enqueue(Settlement(work.holds, "voided", None, None))
+            self._enqueue(Settlement(work.holds, "voided", None, None, bound=False))
 
     async def _flush(self) -> None:
         try:

@@ -39,7 +39,7 @@ class Row:
 
     __slots__ = ("announced", "changed", "held", "tier", "used")
 
-    def __init__(self, used: int, held: int, tier: str = "", announced: int = 0) -> None:
+    def __init__(self, used: int, held: int, tier: str, announced: int) -> None:
         self.used = used
         self.held = held
         self.tier = tier

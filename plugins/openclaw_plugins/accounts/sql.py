@@ -115,7 +115,7 @@ class SqlAccounts:
 
     async def void(self, holds: Sequence[Hold]) -> None:
         if holds:
-            await self._lane.through(Settlement(holds, "voided", None, None))
+            await self._lane.through(Settlement(holds, "voided", None, None, bound=False))
 
     async def release(
         self, organization: str, meter: str, holder: str, *, transaction: AsyncConnection | None = None

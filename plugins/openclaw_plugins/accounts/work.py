@@ -67,7 +67,7 @@ class Settlement(Work):
         lives_until: datetime | None,
         holder: str | None,
         *,
-        bound: bool = False,
+        bound: bool,
     ) -> None:
         super().__init__()
         self.bound = bound
