@@ -508,6 +508,11 @@ async def test_leases_over_an_outage(own_valkey: Valkey) -> None:
         assert [b.used for b in seen] == [1, 2, 2]
         assert not await s.counters.renew("acme", [place("nobody", 4, "local")])
 
+        # Whom the store counts takes nothing of this process's share any more.
+        await s.proxy.refuse()
+        await s.until(True, rate())
+        assert [(await s.ask(place(f"again-{i}", 4, "local"))).refused for i in range(3)] == [False, False, True]
+
 
 async def test_a_holder_that_was_killed_is_gone_after_its_time_to_live(own_valkey: Valkey) -> None:
     async with scene(own_valkey, lease_ttl=0.4) as s:
