@@ -171,8 +171,8 @@ class Raw:
 
 
 @asynccontextmanager
-async def raw(place: Place, target: str, *headers: str, limit: int = 2**16) -> AsyncIterator[Raw]:
-    """Ask for an upgrade on a plain TCP connection, and read the answer."""
+async def raw(place: Place, target: str, *headers: str, limit: int = 2**16, ahead: bytes = b"") -> AsyncIterator[Raw]:
+    """Ask for an upgrade on a plain TCP connection, send what should have waited for it, and read the answer."""
     host, port = place.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=limit)
     key = base64.b64encode(os.urandom(16)).decode()
@@ -185,7 +185,7 @@ async def raw(place: Place, target: str, *headers: str, limit: int = 2**16) -> A
         f"Sec-WebSocket-Key: {key}",
         *headers,
     ]
-    writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+    writer.write(("\r\n".join(lines) + "\r\n\r\n").encode() + ahead)
     found = Raw(reader, writer)
     try:
         async with asyncio.timeout(5):

@@ -29,8 +29,8 @@ async def here(tmp_path: Path) -> AsyncIterator[Place]:
 
 
 @asynccontextmanager
-async def opened(here: Place) -> AsyncIterator[Raw]:
-    async with raw(here, f"/ws?sessionId={await here.session()}", f"X-API-Key: {here.key}") as client:
+async def opened(here: Place, ahead: bytes = b"") -> AsyncIterator[Raw]:
+    async with raw(here, f"/ws?sessionId={await here.session()}", f"X-API-Key: {here.key}", ahead=ahead) as client:
         assert client.status == 101
         yield client
 
@@ -73,6 +73,25 @@ async def test_a_broken_frame_ends_the_socket_with_its_code(here: Place, what: s
     async with asyncio.timeout(5):
         while here.metric("websocket_connections_active", tier="open_source"):
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("with_handshake", [False, True], ids=["open", "with the handshake"])
+@pytest.mark.parametrize(("what", "bytes", "code"), BROKEN, ids=[what for what, _, _ in BROKEN])
+async def test_what_comes_behind_a_broken_frame_is_nobodys_fault(
+    here: Place, caplog: pytest.LogCaptureFixture, what: str, bytes: bytes, code: int, with_handshake: bool
+) -> None:
+    behind = frame(PING, b"p") + frame(PONG) + frame(TEXT, PINGED) + frame(PING)
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with opened(here, bytes + behind if with_handshake else b"") as client:
+        if not with_handshake:
+            client.writer.write(bytes + behind)
+        assert await client.close_code() == code
+    async with asyncio.timeout(5):
+        while here.metric("websocket_connections_active", tier="open_source"):
+            await asyncio.sleep(0.01)
+    assert not told
+    assert not [record.message for record in caplog.records if record.levelname == "ERROR"]
 
 
 GOOD = [

@@ -145,6 +145,8 @@ class Socket(WebSocketsSansIOProtocol):
             self._read_on()
 
     def handle_ping(self) -> None:
+        if self._failed:
+            return  # it came in the same bytes as what broke the protocol, and our side has ended
         super().handle_ping()
         if not self.writable.is_set():
             self._pongs += 1
