@@ -31,6 +31,10 @@ window.addEventListener('unhandledrejection', e => refused.push(String(e.reason)
 """
 
 
+class Failed(AssertionError):
+    """A command that the browser could not carry out, between two documents say."""
+
+
 class Tab:
     """A page in a browser, driven by the browser's own debugging protocol."""
 
@@ -44,7 +48,8 @@ class Tab:
         while True:
             told = await self._socket.receive_json(timeout=20)
             if told.get("id") == number:
-                assert "error" not in told, told
+                if "error" in told:
+                    raise Failed(told)
                 return told["result"]
 
     async def open(self, url: str) -> None:
@@ -60,8 +65,14 @@ class Tab:
 
     async def until(self, expression: str) -> None:
         async with asyncio.timeout(20):
-            while not await self.value(f"Boolean({expression})"):
+            while not await self._holds(expression):
                 await asyncio.sleep(0.02)
+
+    async def _holds(self, expression: str) -> bool:
+        try:
+            return bool(await self.value(f"Boolean({expression})"))
+        except Failed:
+            return False
 
     async def text(self, id: str) -> str:
         return str(await self.value(f"document.getElementById('{id}').innerText"))
@@ -133,13 +144,18 @@ async def test_a_key_a_chat_a_refusal_and_a_session(tmp_path: Path) -> None:
         }
         gateway = build(configuration(tmp_path / "gateway", edit=edit, tiers=tiers))
         async with serving(gateway) as url:
-            key = (await gateway.plugin("api_key").create(organization="acme", user="ada", tier="small")).key
+            keys = gateway.plugin("api_key")
+            made = await keys.create(organization="acme", user="ada", tier="small")
+            key = made.key
             await page.open(f"{url}/console")
 
+            # Without a key nothing is asked.
+            await page.value("document.dispatchEvent(new Event('visibilitychange'))")
             await page.type("key", "ocg_wrong")
             await page.press("Enter")
             await page.until("document.querySelector('#entry .error').innerText.includes('401 UNAUTHORIZED')")
             assert "Request id: " in await page.text("entry")
+            assert await page.value("document.querySelector('#usage .error').textContent") == ""
             await page.type("key", key)
             await page.press("Enter")
             await page.until("document.querySelectorAll('#limits tr').length >= 6")
@@ -207,6 +223,12 @@ async def test_a_key_a_chat_a_refusal_and_a_session(tmp_path: Path) -> None:
             kept = "[localStorage.length, sessionStorage.length, document.cookie.length, history.length < 12]"
             assert await page.value(kept) == [0, 0, 0, True]
             assert key not in await page.value("location.href + document.documentElement.outerHTML")
+
+            # What a revoked key asks is counted as a failed attempt: the page does not go on by itself.
+            await keys.revoke(made.record.key_id)
+            await page.go_to("usage")
+            await page.until("document.querySelector('#usage .error').innerText.includes('401')")
+            assert not await page.value("document.getElementById('follow').checked")
             await page.click("#forget")
-            await page.until("document.readyState === 'complete' && !document.getElementById('entry').hidden")
+            await page.until("document.readyState === 'complete' && !document.getElementById('entry')?.hidden")
             assert await page.value("document.getElementById('key').value") == ""

@@ -8,11 +8,10 @@ const VIEWS = { usage: look, chat: openChat, skills: openSkills, sessions: () =>
 const EVERY = 15_000;
 
 let key = ""; // here and nowhere else: no storage, no cookie, no address
-let known = { models: false, skills: null, sessions: [], next: null };
+const known = { models: false, skills: null, sessions: [], next: null };
 let stopping = null; // aborts the chat that runs
 
 // --- small things ------------------------------------------------------------------------------
-
 function el(tag, attributes = {}, ...children) {
     const made = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -23,10 +22,8 @@ function el(tag, attributes = {}, ...children) {
 const when = iso => new Date(iso).toLocaleString();
 const pretty = value => (typeof value === "string" ? value : JSON.stringify(value, null, 2));
 
-/** Say something to those who do not see the page, too. */
-function say(text) {
-    $("said").textContent = text;
-}
+/** Say something, also to those who do not see the page. */
+const say = text => { $("said").textContent = text; };
 
 function complain(part, { status = "", code = "", message, problems = [], requestId, retryAfter, resetsAt }) {
     const lines = problems.length > 1 ? [...problems] : [message];
@@ -48,6 +45,8 @@ async function ask(part, name, given, signal) {
         const rows = headersOf(response).flatMap(([header, value]) => [el("dt", {}, header), el("dd", {}, value)]);
         part.querySelector(".headers")?.replaceChildren(...rows);
         if (response.ok) return response;
+        // A key that is good no more is not tried again and again: failed attempts are counted.
+        if (response.status === 401) $("follow").checked = false;
         complain(part, await problem(response));
     } catch {
         if (!signal?.aborted) complain(part, { message: "The gateway cannot be reached, or it cut the answer." });
@@ -79,7 +78,6 @@ function json(part, field, what) {
 }
 
 // --- the request as curl -----------------------------------------------------------------------
-
 for (const box of document.querySelectorAll(".curl")) {
     const text = el("pre", { role: "region", "aria-label": "The request as curl", tabindex: "0" });
     const copy = el("button", { type: "button" }, "Copy");
@@ -103,7 +101,6 @@ function showCurl(part, asked) {
 }
 
 // --- the key, and where one is on the page -----------------------------------------------------
-
 $("entry").querySelector("form").addEventListener("submit", async event => {
     event.preventDefault();
     const given = $("key").value.trim();
@@ -142,9 +139,7 @@ function show() {
     const shown = current();
     for (const name of Object.keys(VIEWS)) {
         $(name).hidden = name !== shown;
-        const link = document.querySelector(`nav a[href="#${name}"]`);
-        if (name === shown) link.setAttribute("aria-current", "page");
-        else link.removeAttribute("aria-current");
+        document.querySelector(`nav a[href="#${name}"]`).ariaCurrent = name === shown ? "page" : null;
     }
     say("");
     $(`${shown}-title`).focus();
@@ -152,26 +147,23 @@ function show() {
 }
 
 const current = () => (location.hash.slice(1) in VIEWS ? location.hash.slice(1) : "usage");
-
 addEventListener("hashchange", show);
 
 // --- usage -------------------------------------------------------------------------------------
-
 let timer = 0;
 
 async function look() {
     clearTimeout(timer);
     const answer = await read($("usage"), "usage");
-    if (answer !== null) {
-        $("limits").replaceChildren(...answer.limits.map(limitRow));
-        $("looked").textContent = `as of ${new Date().toLocaleTimeString()}`;
-    }
     clearTimeout(timer);
     timer = setTimeout(lookAgain, EVERY);
+    if (answer === null) return;
+    $("limits").replaceChildren(...answer.limits.map(limitRow));
+    $("looked").textContent = `as of ${new Date().toLocaleTimeString()}`;
 }
 
 function lookAgain() {
-    if ($("follow").checked && current() === "usage" && !document.hidden) look();
+    if (key && $("follow").checked && current() === "usage" && !document.hidden) look();
 }
 
 function limitRow({ name, kind, scope, used, limit, remaining, resetsAt, warning }) {
@@ -190,7 +182,6 @@ on("follow", "change", lookAgain);
 document.addEventListener("visibilitychange", lookAgain);
 
 // --- chat --------------------------------------------------------------------------------------
-
 async function openChat() {
     if (!known.models) {
         const answer = await read($("chat"), "models");
@@ -223,7 +214,7 @@ talk.addEventListener("submit", async event => {
     const button = talk.querySelector("[type=submit]");
     button.setAttribute("aria-disabled", "true");
     $("stop").disabled = false;
-    $("answer").replaceChildren();
+    $("answer").replaceChildren("");
     $("progress").textContent = "Waiting for the answer.";
     $("progress").textContent = await converse(stopping.signal);
     if (document.activeElement === $("stop")) button.focus();
@@ -247,9 +238,7 @@ async function converse(signal) {
                 first = seconds();
                 $("progress").textContent = "The answer is coming.";
             }
-            const atEnd = $("answer").scrollHeight - $("answer").scrollTop - $("answer").clientHeight < 40;
-            $("answer").append(state.text);
-            if (atEnd) $("answer").scrollTop = $("answer").scrollHeight;
+            $("answer").firstChild.appendData(state.text);
         }
     } catch {
         if (signal.aborted) return `Stopped after ${seconds()}.`;
@@ -263,7 +252,6 @@ async function converse(signal) {
 }
 
 // --- skills ------------------------------------------------------------------------------------
-
 async function openSkills() {
     if (known.skills === null) {
         const answer = await read($("skills"), "skills");
@@ -272,7 +260,6 @@ async function openSkills() {
         $("skill").replaceChildren(...answer.skills.map(({ name }) => el("option", { value: name }, name)));
         describe();
     }
-    preview();
 }
 
 function describe() {
@@ -288,6 +275,7 @@ function describe() {
     const about = `${lacks}${closed}${skill.description} (${skill.kind}, ${skill.version})`;
     $("about").replaceChildren(el("p", {}, about), el("dl", {}, ...rows));
     $("params").value = JSON.stringify(skeleton(skill.parameters), null, 2);
+    preview();
 }
 
 const running = params => ({ path: { name: $("skill").value }, body: { sessionId: $("skill-session").value, params } });
@@ -315,7 +303,6 @@ $("skills").querySelector("form").addEventListener("submit", async event => {
 });
 
 // --- sessions ----------------------------------------------------------------------------------
-
 async function list(cursor) {
     const answer = await read($("sessions"), "sessions", { query: { limit: "20", cursor } });
     if (answer === null) return;
@@ -362,22 +349,18 @@ $("sessions").querySelector("form").addEventListener("submit", async event => {
     await list();
 });
 
-async function remove(sessionId) {
-    if (!(await confirmed(`Delete session ${sessionId} and its history? Nothing brings it back.`))) return;
-    if ((await read($("sessions"), "remove", { path: { session_id: sessionId } })) === null) return;
-    if ($("history").dataset.session === sessionId) $("history").hidden = true;
-    await list();
-    say(`Session ${sessionId} is deleted.`);
-    $("sessions-title").focus();
-}
+let agreed = null; // what is done where the question is answered by yes
 
-function confirmed(question) {
-    $("question").textContent = question;
-    $("ask").returnValue = "";
+function remove(sessionId) {
+    agreed = async () => {
+        if ((await read($("sessions"), "remove", { path: { session_id: sessionId } })) === null) return;
+        if ($("history").dataset.session === sessionId) $("history").hidden = true;
+        await list();
+        say(`Session ${sessionId} is deleted.`);
+        $("sessions-title").focus();
+    };
+    $("question").textContent = `Delete session ${sessionId} and its history? Nothing brings it back.`;
     $("ask").showModal();
-    return new Promise(done => {
-        $("ask").addEventListener("close", () => done($("ask").returnValue === "yes"), { once: true });
-    });
 }
 
 async function openHistory(sessionId) {
@@ -396,13 +379,22 @@ async function page(cursor) {
     if (answer === null || sessionId !== $("history").dataset.session) return;
     $("messages").append(...answer.messages.map(({ role, timestamp, content }) =>
         el("li", {}, el("strong", {}, role), ` ${when(timestamp)}`, el("p", {}, pretty(content)))));
-    $("more-messages").hidden = !answer.nextCursor;
-    $("more-messages").dataset.cursor = answer.nextCursor ?? "";
+    $("more-history").hidden = !answer.nextCursor;
+    $("more-history").dataset.cursor = answer.nextCursor ?? "";
     if (!$("messages").childElementCount) $("messages").append(el("li", {}, "Nothing was said in it yet."));
 }
 
+/** A button that goes takes the focus with it; it is given to the heading of the list. */
+async function more(what, read) {
+    await read;
+    if ($(`more-${what}`).hidden) $(`${what}-title`).focus({ preventScroll: true });
+}
+
 on("list", "click", () => list());
-on("more-sessions", "click", () => list(known.next));
-on("more-messages", "click", () => page($("more-messages").dataset.cursor));
+on("more-sessions", "click", () => more("sessions", list(known.next)));
+on("more-history", "click", () => more("history", page($("more-history").dataset.cursor)));
 on("no", "click", () => $("ask").close());
-on("yes", "click", () => $("ask").close("yes"));
+on("yes", "click", () => {
+    $("ask").close();
+    agreed();
+});
