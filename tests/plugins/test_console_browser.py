@@ -161,6 +161,7 @@ async def test_a_key_a_chat_a_refusal_and_a_session(tmp_path: Path) -> None:
             await page.until("document.querySelectorAll('#limits tr').length >= 6")
             assert "ratelimit.requests" in await page.text("limits")
             assert await page.value("document.activeElement.id") == "usage-title"
+            assert await page.value("document.getElementById('follow').checked")
 
             await page.go_to("sessions")
             await page.click("#sessions [type=submit]")

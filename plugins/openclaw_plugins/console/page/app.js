@@ -46,7 +46,7 @@ async function ask(part, name, given, signal) {
         part.querySelector(".headers")?.replaceChildren(...rows);
         if (response.ok) return response;
         // A key that is good no more is not tried again and again: failed attempts are counted.
-        if (response.status === 401) $("follow").checked = false;
+        if (response.status === 401 && part.id !== "entry") $("follow").checked = false;
         complain(part, await problem(response));
     } catch {
         if (!signal?.aborted) complain(part, { message: "The gateway cannot be reached, or it cut the answer." });
@@ -159,7 +159,7 @@ async function look() {
     timer = setTimeout(lookAgain, EVERY);
     if (answer === null) return;
     $("limits").replaceChildren(...answer.limits.map(limitRow));
-    $("looked").textContent = `as of ${new Date().toLocaleTimeString()}`;
+    $("looked").textContent = `As of ${new Date().toLocaleTimeString()}`;
 }
 
 function lookAgain() {
