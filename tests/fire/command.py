@@ -32,7 +32,7 @@ def main() -> int:
     wrong = 0
     for row in chosen:
         sys.stderr.write(f"fire: {row.key}\n")
-        found = attack(row, long=options.long, scale=options.scale, seed=options.seed)
+        found = attack(row, long=options.long, scale=options.scale, seed=options.seed, jobs=options.jobs)
         wrong += found.outcome == "failed"
         # Read anew: a second command may have written its own rows meanwhile.
         results = read()
@@ -45,12 +45,14 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def attack(row: Row, *, long: bool, scale: float, seed: int) -> Found:
+def attack(row: Row, *, long: bool, scale: float, seed: int, jobs: int = 1) -> Found:
     """Run the tests of one row in a process of their own."""
     with tempfile.TemporaryDirectory(prefix="gateway-fire-") as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "--no-header", f"--junitxml={report}"]
         command += ["-m", "long or not long" if long else "not long", "-o", "junit_family=xunit1", *row.tests]
+        if jobs > 1:
+            command += ["-n", str(jobs), "--dist", "worksteal"]
         environment = {**os.environ, "FIRE_SEED": str(seed), "FIRE_SCALE": str(scale)}
         begun = time.monotonic()
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -103,6 +105,7 @@ def _options() -> Any:
     form.add_argument("--long", action="store_true", default=False, help="hours; --scale shortens it")
     command.add_argument("--scale", type=float, default=1.0, help="share of the long form's counts: 0.1 is a tenth")
     command.add_argument("--seed", type=int, default=random.randrange(10**6), help="what is fired; a failure names it")
+    command.add_argument("--jobs", type=int, default=1, help="tests of a row at once; rows that weigh time want 1")
     command.add_argument("--only", action="append", metavar="ROW", help="one row; may be given more than once")
     command.add_argument("--dry", action="store_true", help="print, and write nothing")
     return command.parse_args()
