@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sqlalchemy import select, text, update
 
-from openclaw_gateway.api import Accounts, Limit, Take
+from openclaw_gateway.api import Accounts, Limit, StoreUnavailable, Take
 from openclaw_plugins.accounts import ledger, sql
 from openclaw_plugins.accounts.periods import period_of, seconds_left
 from openclaw_plugins.accounts.sql import SqlAccounts
@@ -212,6 +212,22 @@ async def test_the_reaper_goes_on_at_once_while_there_is_more_and_then_waits(
         assert times[2] - times[0] < 1
         await asyncio.sleep(0.1)
         assert len(times) == 3
+
+
+async def test_the_reaper_tells_of_a_store_that_fails_and_goes_on(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    times: list[float] = []
+
+    async def reap(self: SqlAccounts) -> int:
+        times.append(0.0)
+        raise StoreUnavailable("database", "not now")
+
+    monkeypatch.setattr(SqlAccounts, "reap", reap)
+    async with Stores(tmp_path, config, {"reap_every": 0.01}).opened(), asyncio.timeout(10):
+        while len(times) < 3:
+            await asyncio.sleep(0.01)
+    assert "reservations could not be reaped" in caplog.messages
 
 
 async def test_the_reaper_has_ended_when_the_account_is_closed(

@@ -311,6 +311,13 @@ EQUIVALENT = (
         "the last attempt ends it, by its success or by what it raises",
     ),
     Equivalent(
+        f"{_PLUGINS}/accounts/lane.py",
+        "Lane._give_back",
+        "self._enqueue(Settlement(work.holds, 'voided', None, None, bound=False))",
+        "self._enqueue(Settlement(work.holds, 'voided', None, None, bound=True))",
+        "nobody was told of these reservations, so that nobody else can have resolved them",
+    ),
+    Equivalent(
         f"{_CORE}/runner.py",
         "Runner._http",
         "await next_turn()",
