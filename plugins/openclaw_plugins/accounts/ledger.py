@@ -24,9 +24,7 @@ from openclaw_plugins.accounts.work import Key, Reservation, Settlement, hold_ke
 _KEY = (usage.c.organization_id, usage.c.subject, usage.c.limit_name, usage.c.period)
 _HOLD_KEY = (holds.c.organization_id, holds.c.subject, holds.c.limit_name, holds.c.period)
 _NOW = select(now())
-PEEK = select(*_KEY, usage.c.used + usage.c.held, now().label("now")).where(
-    tuple_(*_KEY).in_(bindparam("keys"))
-)
+PEEK = select(*_KEY, usage.c.used + usage.c.held, now().label("now")).where(tuple_(*_KEY).in_(bindparam("keys")))
 _CLOSE = update(holds).where(holds.c.hold_id == bindparam("id")).values(state=bindparam("new_state"))
 #: what still counts against a limit: a reservation, or the lease of something stored
 COUNTS = or_(holds.c.state == "held", (holds.c.state == "committed") & (holds.c.kind == "lease"))
