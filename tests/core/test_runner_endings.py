@@ -346,8 +346,12 @@ async def test_a_status_that_cannot_be_sent_is_a_500(
 
     monkeypatch.setattr(Named, "on_response", hookimpl(on_response), raising=False)
     gateway = build(configuration(tmp_path / "bad", toml=CONFIG, tiers=TIERS))
-    async with serving(gateway) as url, aiohttp.ClientSession(url, headers={"x-org": "a"}) as client:
-        assert (await client.post("/raw")).status == 500
+    async with (
+        serving(gateway) as url,
+        aiohttp.ClientSession(url, headers={"x-org": "a"}) as client,
+        client.post("/raw") as answer,
+    ):
+        assert answer.status == 500
     assert f"a status that cannot be sent is a 500 now: {status!r}, of the handler of /raw, or of" in caplog.text
     assert [outcome.status for outcome in gateway.plugin("named").outcomes] == [500]
 
