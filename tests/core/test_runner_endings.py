@@ -386,6 +386,19 @@ async def test_an_answer_passes_the_steps_that_the_request_has_entered_and_no_ot
     assert heard == passed
 
 
+async def test_while_it_drains_no_step_is_asked_that_waits_or_needs_what_one_would_have_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Ranked, "on_request", hookimpl(lambda self, x: asked.append("ranked")))
+    gateway = build(configuration(tmp_path, toml=CONFIG, tiers=TIERS))
+    gateway.runner.draining = True
+    messages, outcome = await ended(gateway, "http", "/things", "POST")
+    assert (messages[0]["status"], outcome.status) == (503, 503)
+    assert dict(messages[0]["headers"])[b"x-request-id"] == b"r-1"  # of the step before those
+    assert asked == []
+
+
 async def test_one_request_in_so_many_is_timed(tmp_path: Path) -> None:
     toml = CONFIG.replace("port = 0", "port = 0\nstage_sampling = 3")
     gateway = build(configuration(tmp_path, toml=toml, tiers=TIERS))
