@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 D = TypeVar("D")
 
+#: bytes that may stand in no header: the control characters but the tab (RFC 9110 5.5)
+CONTROLS = bytes(byte for byte in (*range(0x20), 0x7F) if byte != 0x09)
+
 Kind = Literal["http", "websocket", "message"]
 Headers = list[tuple[bytes, bytes]]
 

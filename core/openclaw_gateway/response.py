@@ -13,7 +13,7 @@ from litestar.exceptions import HTTPException
 from openclaw_gateway.answers import misanswered
 from openclaw_gateway.decoding import Disconnected
 from openclaw_gateway.errors import Refused, StoreUnavailable, UpstreamFailed
-from openclaw_gateway.exchange import Exchange, Reply, ResponseHead
+from openclaw_gateway.exchange import CONTROLS, Exchange, Reply, ResponseHead
 from openclaw_gateway.facts import REQUEST_ID
 from openclaw_gateway.refusals import Refusal, bad_request, internal_error, not_found, unavailable
 
@@ -197,8 +197,7 @@ def _fits(header: Any) -> bool:
     match header:
         case (bytes(name), bytes(value)):
             whole = name + value
-            held = any((byte < 0x20 and byte != 0x09) or byte == 0x7F for byte in whole)
-            return not held and (name != _LENGTH or value.isdigit())
+            return whole == whole.translate(None, CONTROLS) and (name != _LENGTH or value.isdigit())
     return False
 
 

@@ -21,6 +21,7 @@ import msgspec
 
 from openclaw_gateway import api, hooks
 from openclaw_gateway.cli import main as command
+from openclaw_gateway.cli.manual import spelled
 from openclaw_gateway.config import document
 from openclaw_gateway.config.units import Duration, Secret, Size
 from openclaw_gateway.loader import installed
@@ -320,13 +321,8 @@ def commands(found: click.Command, path: tuple[str, ...]) -> Iterator[str]:
     if options:
         yield from ("| option | default | |", "| --- | --- | --- |")
         for option in options:
-            yield f"| {cell(spelled(option))} | {cell(option_default(option))} | {cell(option.help or '')} |"
+            yield f"| {cell(code(spelled(option)))} | {cell(option_default(option))} | {cell(option.help or '')} |"
         yield ""
-
-
-def spelled(option: click.Option) -> str:
-    value = "" if option.is_flag else " " + (option.metavar or option.type.name.upper())
-    return ", ".join(f"`{name}{value}`" for name in (*option.opts, *option.secondary_opts))
 
 
 def option_default(option: click.Option) -> str:

@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from openclaw_gateway.api import Database, Host, Refused, Secret, StartFailed, StoreBusy, StoreUnavailable, SystemClock
 from openclaw_gateway.config.document import Document, GatewaySettings
-from openclaw_gateway.testing import configuration
+from openclaw_gateway.testing import build, configuration
 from openclaw_plugins.database import engines, schema
 from openclaw_plugins.database.commands import db
 from openclaw_plugins.database.engines import location, made_private
@@ -675,6 +675,20 @@ def test_db_commands(tmp_path: Path) -> None:
     code, output = run("check", "--json")
     assert code == 0
     assert msgspec.json.decode(output)["current"] == ["0007"]
+
+
+async def test_two_databases_have_pools_of_their_own_names(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/second.db"
+    edit = {"plugins.second": {"use": "database", "url": url, "auto_upgrade": True, "pool_size": 3}}
+    async with (gateway := build(configuration(tmp_path, edit=edit))).running():
+        pools = {
+            sample.labels["pool"]: sample.value
+            for family in gateway.registry.collect()
+            for sample in family.samples
+            if sample.name == "database_connections_limit"
+        }
+    assert set(pools) == {f"{of}{name}" for of in ("", "second.") for name in ("writer", "reader", "maintenance")}
+    assert (pools["reader"], pools["second.reader"]) == (4, 3)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")

@@ -80,10 +80,15 @@ def _commands(found: click.Group, path: tuple[str, ...]) -> Iterator[str]:
             yield from _paragraphs(_blocks(inner))
             for option in inner.params:
                 if isinstance(option, click.Option):
-                    value = "" if option.is_flag else f" {option.metavar or option.type.name.upper()}"
                     yield ".TP"
-                    yield f".B {_text(', '.join(name + value for name in (*option.opts, *option.secondary_opts)))}"
+                    yield f".B {_text(', '.join(spelled(option)))}"
                     yield _text(" ".join((option.help or "").split()))
+
+
+def spelled(option: click.Option) -> list[str]:
+    """Return each way in which an option is written, with what it takes."""
+    value = "" if option.is_flag else f" {option.metavar or option.type.name.upper()}"
+    return [name + value for name in (*option.opts, *option.secondary_opts)]
 
 
 def _blocks(command: click.Command) -> list[list[str]]:

@@ -11,8 +11,10 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-#: every byte that may stand in a head: all but the control characters, with tabs and line ends
-_MAY_STAND = bytes(byte for byte in range(256) if byte in b"\t\r\n" or (byte >= 0x20 and byte != 0x7F))
+from openclaw_gateway.exchange import CONTROLS
+
+#: every byte that may stand in a head, with its line ends
+_MAY_STAND = bytes(byte for byte in range(256) if byte not in CONTROLS or byte in b"\r\n")
 #: headers by which the server itself goes
 _READ = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 

@@ -185,9 +185,9 @@ class SqlDatabase:
             await schema.upgrade(connection, self.migration_folders(), self._config.application_role)
 
     async def downgrade(self, revision: str) -> None:
-        """Undo what came after a revision; all of it or nothing. What only later revisions keep is lost.
+        """Undo what came after a revision, all of it or nothing; `schema.undone` has said what that is.
 
-        Raises ValueError where the database's revisions do not come after it.
+        What only later revisions keep is lost.
         """
         async with self.owner() as connection:
             await schema.downgrade(connection, self.migration_folders(), revision)

@@ -82,8 +82,7 @@ async def current(connection: AsyncConnection) -> set[str]:
 
 async def upgrade(connection: AsyncConnection, folders: Sequence[Path], role: str | None = None) -> None:
     """Run what is missing, in the connection's transaction: all of it or nothing."""
-    if connection.dialect.name == "postgresql":
-        await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('openclaw_schema'))"))
+    await _alone(connection)
     await connection.run_sync(_upgrade, folders)
     if connection.dialect.name == "postgresql":
         await ensure_partitions(connection)
@@ -93,8 +92,7 @@ async def upgrade(connection: AsyncConnection, folders: Sequence[Path], role: st
 
 async def downgrade(connection: AsyncConnection, folders: Sequence[Path], revision: str = "base") -> None:
     """Undo revisions down to `revision`, in the connection's transaction; their data is lost."""
-    if connection.dialect.name == "postgresql":
-        await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('openclaw_schema'))"))
+    await _alone(connection)
     await connection.run_sync(_downgrade, folders, revision)
 
 
@@ -139,6 +137,12 @@ async def missing_partitions(connection: AsyncConnection, ahead: int = 1) -> lis
         {"ahead": ahead},
     )
     return list(rows.scalars())
+
+
+async def _alone(connection: AsyncConnection) -> None:
+    """Wait until nobody else changes the schema; SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('openclaw_schema'))"))
 
 
 def _sources(folders: Sequence[Path]) -> list[str]:
