@@ -19,9 +19,9 @@ _HEAD = """\
 
 Written by `python3 .ci/dev.py run python tests/fire`; do not edit. Each row is an attack: its tests run for real, on
 loopback, from a seed, and say how much they fired. `--long` fires as much as the goal says where the row has its time,
-`--scale 0.1 --long` a tenth, `--only ROW` one row, `--seed N` the same again, `--jobs N` runs so many tests of a row at
-once. Without `--long` it is what every commit runs. A row that nobody has run says so. A figure that is smaller than its
-goal is what was fired: no more is claimed.
+`--scale 0.1 --long` a tenth, `--only ROW` one row, `--seed N` the same again, `--jobs N` so many tests of a row at
+once. Without `--long` it is what every commit runs. A row that nobody has run says so. A figure that is smaller than
+its goal is what was fired: no more is claimed.
 
 The last two rows attack the tests themselves. `tests/mutants/planted.py` is a list of guards that are taken out one
 at a time, each with the test that has to notice. What nobody thought of is drawn from a seed: `python3 .ci/dev.py run
