@@ -59,7 +59,7 @@ class ResponseHead:
     def set(self, name: bytes, value: bytes) -> None:
         """Set a header (lower-case `name`), replacing what a handler gave under that name."""
         headers = self.headers
-        if name not in dict(headers):  # nearly always, and the look costs a loop of our own several times as much
+        if name not in [present for present, _ in headers]:  # nearly always
             headers.append((name, value))
             return
         for i, (present, _) in enumerate(headers):

@@ -63,7 +63,7 @@ class SecurityHeaders:
         docs = x.route.route.surface == "docs"
         ours = self._sets[docs, x.scope.get("scheme") in ("https", "wss")]
         headers = head.headers
-        if self._ours.isdisjoint(dict(headers)):
+        if self._ours.isdisjoint([name for name, _ in headers]):
             headers.extend(ours)
             return
         own_policy = docs and any(name == _CSP for name, _ in headers)

@@ -340,10 +340,10 @@ PLANTED = (
     ),
     Planted(
         "a header of an answer may hold control characters",
-        "core/openclaw_gateway/serving/sending.py",
-        "if lines.translate(None, _MAY_STAND):",
-        "if not lines:",
-        "tests/core/test_sending.py::test_a_header_that_would_be_more_than_one_is_never_written",
+        "core/openclaw_gateway/serving/cycle.py",
+        'if head.translate(None, _ORDINARY) != b"\\r\\n" * len(headers):',
+        "if not head:",
+        "tests/core/test_cycle.py::test_a_header_that_would_be_more_than_one_is_never_written",
     ),
     Planted(
         "a request needs no Host",

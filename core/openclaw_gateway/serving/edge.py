@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with the bounds that it lacks: deadlines, header budget, strict framing, connection caps.
+"""The HTTP protocol with the bounds that uvicorn's lacks: deadlines, header budget, strict framing, connection caps.
 
 A request that breaks a bound is answered once and its connection closed; nothing after the first malformed byte is
 ever taken for a request. It decides nothing about a well-formed request: that is the pipeline's.
@@ -14,12 +14,11 @@ from functools import partial
 from typing import Any, cast
 
 from httptools import HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from openclaw_gateway.config.document import EdgeSettings
 from openclaw_gateway.refusals import Refusal, of_edge, written
 from openclaw_gateway.serving.framing import fault
-from openclaw_gateway.serving.sending import Sender
+from openclaw_gateway.serving.protocol import Protocol
 from openclaw_gateway.serving.sockets import Socket
 
 _IDLE, _HEADERS, _BODY = range(3)
@@ -30,7 +29,7 @@ _ALL = "*"
 _BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
 
-class Edge(HttpToolsProtocol):
+class Edge(Protocol):
     """One connection. `for_settings` makes the class that a server uses."""
 
     settings: EdgeSettings
@@ -153,8 +152,6 @@ class Edge(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        scope: Any = self.scope
-        scope["openclaw.connection"] = self
         self._phase = _HEADERS
         self._since = 0.0
         self._size = 0
@@ -169,27 +166,26 @@ class Edge(HttpToolsProtocol):
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
-        self.headers.append((name, value))
-        self._size += len(name) + len(value) + 4
-        if self._size > self.settings.max_header_bytes or len(self.headers) > self.settings.max_headers:
+        headers, settings = self.headers, self.settings
+        headers.append((name, value))
+        self._size = size = self._size + len(name) + len(value) + 4
+        if size > settings.max_header_bytes or len(headers) > settings.max_headers:
             self._break(431, "the request headers are too large")
 
     def on_headers_complete(self) -> None:
         parser = self.parser
-        found = fault(self.headers, parser.get_method(), parser.get_http_version(), self.settings.allowed_hosts)
+        method, version = parser.get_method(), parser.get_http_version()
+        found = fault(self.headers, method, version, self.settings.allowed_hosts)
         if found is not None:
             self._break(*found)
-        if self.parser.should_upgrade() and not self._should_upgrade():
+        if parser.should_upgrade() and not self._should_upgrade():
             self._ignoring = True
             return
-        super().on_headers_complete()
+        self.begin(method, version)
         if self.leaving and self.cycle is not None:
             self.cycle.keep_alive = False
         self._phase = _BODY
         self._since = 0.0
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        super()._start_asgi_task(cycle, lambda scope, receive, send: app(scope, receive, Sender(cycle)))
 
     def on_message_complete(self) -> None:
         if self._ignoring:

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 #: RFC 9112 3.2 wants exactly one valid Host; this is the syntax of RFC 3986 3.2.2 for names and addresses
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[(?=[^\]]*:)[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
+
+#: the headers that are looked at
+_FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding"))
+#: bytes of a Host that is worth keeping
+_SHORT = 256
 
 
 def fault(
@@ -17,10 +23,10 @@ def fault(
 ) -> tuple[int, str] | None:
     """Return the status and the text with which a head is refused, or None."""
     hosts = lengths = codings = 0
-    for name, value in headers:
+    for name, value in [header for header in headers if header[0] in _FRAMING]:
         if name == b"host":
             hosts += 1
-            if _HOST.fullmatch(value) is None:
+            if not (_is_host(value) if len(value) <= _SHORT else _is_host.__wrapped__(value)):
                 return 400, "the Host header is not valid"
             if allowed_hosts and not _allowed(value, allowed_hosts):
                 return 400, "this host is not served here"
@@ -40,6 +46,11 @@ def fault(
     if method == b"CONNECT":
         return 405, "this method is not possible here"
     return None
+
+
+@lru_cache(maxsize=256)
+def _is_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value) is not None
 
 
 def _allowed(host: bytes, allowed_hosts: Sequence[str]) -> bool:

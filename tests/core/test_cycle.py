@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from openclaw_gateway.serving.sending import Sender
+from openclaw_gateway.serving.cycle import Cycle
 
 
 class Pipe:
@@ -32,21 +32,11 @@ class Exchange:
         self.pipe: Any = Pipe()
         self.ended = 0
         scope: Any = {"method": method}
-        nothing: Any = None
-        self.cycle = RequestResponseCycle(
-            scope=scope,
-            transport=self.pipe,
-            flow=FlowControl(self.pipe),
-            logger=nothing,
-            access_logger=nothing,
-            access_log=False,
-            default_headers=[(b"date", b"today")],
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=keep_alive,
-            on_response=self._count,
-        )
-        self.send = Sender(self.cycle)
+        flow = FlowControl(self.pipe)
+        logger = logging.getLogger("test")
+        date = [(b"date", b"today")]
+        self.cycle = Cycle(scope, self.pipe, flow, logger, date, self._count, expects=False, keep_alive=keep_alive)
+        self.send = self.cycle.send
 
     def _count(self) -> None:
         self.ended += 1

@@ -1,0 +1,130 @@
+"""One request and its answer on a connection: uvicorn's, with a way out that writes head and body at once.
+
+uvicorn writes the two apart, and looks at every header by two regular expressions; with the headers of a gateway that
+costs as much as the limits do. What is checked here is the same: nothing can end a header, or begin another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from openclaw_gateway.exchange import CONTROLS
+
+_STATUS = {status: line.removesuffix(b"\r\n") for status, line in STATUS_LINE.items()}
+#: every byte that may stand in a header
+_ORDINARY = bytes(byte for byte in range(256) if byte not in CONTROLS)
+#: headers by which the server itself goes
+_READ = frozenset((b"content-length", b"transfer-encoding", b"connection"))
+
+
+class Cycle(RequestResponseCycle):
+    """ASGI's `receive` and `send` for one request. `on_response` is called once the answer is written."""
+
+    def __init__(  # as the base's, without what only its own `send` needs: this is made for every request
+        self,
+        scope: Any,
+        transport: asyncio.Transport,
+        flow: FlowControl,
+        logger: logging.Logger,
+        default_headers: Sequence[tuple[bytes, bytes]],
+        on_response: Callable[[], None],
+        *,
+        expects: bool,
+        keep_alive: bool,
+    ) -> None:
+        self.scope = scope
+        self.transport = transport
+        self.flow = flow
+        self.logger = logger
+        self.message_event = asyncio.Event()
+        self.on_response = on_response
+        self.disconnected = False
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = expects
+        self.body = bytearray()
+        self.more_body = True
+        self.response_started = False
+        self.response_complete = False
+        self.chunked_encoding = None
+        self.expected_content_length = 0
+        self._default_headers = default_headers
+        self._head = b""
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:  # type: ignore[override]
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        kind = message["type"]
+        if not self.response_started:
+            if kind != "http.response.start":
+                raise RuntimeError(f"expected the start of a response, and got {kind!r}")
+            self._start(message)
+        elif kind != "http.response.body" or self.response_complete:
+            raise RuntimeError(f"{kind!r} does not follow what was sent")
+        else:
+            self._go_on(message.get("body", b""), last=not message.get("more_body", False))
+
+    def _start(self, message: MutableMapping[str, Any]) -> None:
+        status = message["status"]
+        headers = [*self._default_headers, *message.get("headers", ())]
+        closes, length, chunked = False, None, None
+        for name, value in [(name, value) for name, value in headers if name in _READ]:
+            if name == b"content-length":
+                if length is not None:
+                    raise RuntimeError("the response says two lengths")
+                length = int(value)
+                chunked = bool(chunked)
+            elif name == b"transfer-encoding" and value.lower() == b"chunked":
+                chunked = True
+            elif name == b"connection" and b"close" in [token.strip() for token in value.lower().split(b",")]:
+                closes = True
+        if not self.keep_alive and not closes:
+            headers.append((b"connection", b"close"))
+        if chunked is None and self.scope["method"] != "HEAD" and status not in (204, 304):
+            chunked = True
+            headers.append((b"transfer-encoding", b"chunked"))
+        head = b"\r\n".join([_STATUS[status], *map(b": ".join, headers)])
+        if head.translate(None, _ORDINARY) != b"\r\n" * len(headers):
+            raise RuntimeError("a header of the response holds a control character")
+        self._head = head + b"\r\n\r\n"
+        # Only now: whoever was told that it cannot be sent so may begin again.
+        self.response_started = True
+        self.chunked_encoding = chunked
+        self.expected_content_length = 0 if chunked else length or 0
+        if closes:
+            self.keep_alive = False
+        self.waiting_for_100_continue = False
+
+    def _go_on(self, body: bytes, *, last: bool) -> None:
+        if self.scope["method"] == "HEAD":
+            self.expected_content_length = 0
+            data = b""
+        elif self.chunked_encoding:
+            data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            if last:
+                data += b"0\r\n\r\n"
+        else:
+            self.expected_content_length -= len(body)
+            if self.expected_content_length < 0:
+                raise RuntimeError("the response is longer than its content-length")
+            data = body
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        if data:
+            self.transport.write(data)
+        if last:
+            if self.expected_content_length:
+                raise RuntimeError("the response is shorter than its content-length")
+            self.response_complete = True
+            self.message_event.set()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
