@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
@@ -122,6 +122,8 @@ class RateLimit:
             multiprocess_mode="min",
         )
         self._watched: dict[tuple[str, str], _Watched] = {}
+        #: of the limits of other plugins too, since the headers tell of all rates
+        self._told: dict[tuple[str, str], _Told] = {}
         for tier, limits in self._limits.items():
             for limit in limits:
                 key = (tier, limit.name)
@@ -148,12 +150,11 @@ class RateLimit:
         states, policies = [], []
         for balance in receipt.balances:
             limit = balance.limit
-            if limit.kind != "rate" or limit.mode == "shadow" or balance.reset_after is None:
+            if balance.reset_after is None or limit.kind != "rate" or limit.mode == "shadow":
                 continue
-            watched = self._watched.get((tier, limit.name))
-            one = _Shown(balance)
-            policies.append(watched.policy if watched is not None else _policy(limit))
-            states.append(b'"%s";r=%d;t=%d' % (limit.name.encode(), one.remaining, one.seconds))
+            one = _Shown(self._told.get((tier, limit.name)) or self._told_anew(tier, limit), balance)
+            states.append(one.state)
+            policies.append(one.told.policy)
             if limit.meter == TOKENS.name:
                 tokens = one
             elif tightest is None or one.tightness() < tightest.tightness():
@@ -163,22 +164,19 @@ class RateLimit:
         if shown is None:
             return
         ours = [
-            (b"ratelimit", b", ".join(states)),
-            (b"ratelimit-policy", b", ".join(policies)),
-            (b"x-ratelimit-limit", b"%d" % shown.limit),
-            (b"x-ratelimit-remaining", b"%d" % shown.remaining),
-            (b"x-ratelimit-reset", b"%d" % shown.seconds),
+            (b"ratelimit", states[0] if len(states) == 1 else b", ".join(states)),
+            (b"ratelimit-policy", policies[0] if len(policies) == 1 else b", ".join(policies)),
+            (b"x-ratelimit-limit", shown.told.limit),
+            (b"x-ratelimit-remaining", shown.remaining),
+            (b"x-ratelimit-reset", shown.seconds),
         ]
         if x.route.route.surface == "openai":
-            for names, of in ((_REQUESTS, tightest), (_TOKENS, tokens)):
-                if of is not None:
-                    ours += (
-                        (names[0], b"%d" % of.limit),
-                        (names[1], b"%d" % of.remaining),
-                        (names[2], _openai_duration(of.reset)),
-                    )
+            if tightest is not None:
+                ours += tightest.to_openai(_REQUESTS)
+            if tokens is not None:
+                ours += tokens.to_openai(_TOKENS)
         # A handler hardly ever sets one of these: to look once is cheaper than to look for each.
-        if _OURS.isdisjoint(dict(head.headers)):
+        if _OURS.isdisjoint([name for name, _ in head.headers]):
             head.headers.extend(ours)
         else:
             for name, value in ours:
@@ -195,26 +193,54 @@ class RateLimit:
             if watched is not None:
                 watched.see(balance, self._monotonic())
 
+    def _told_anew(self, tier: str, limit: Limit) -> _Told:
+        told = self._told[tier, limit.name] = _Told(limit)
+        return told
+
+
+class _Told:
+    """What headers tell of a limit whoever asks, written once."""
+
+    __slots__ = ("capacity", "limit", "most", "policy", "state")
+
+    def __init__(self, limit: Limit) -> None:
+        self.most = limit.limit
+        self.capacity = limit.capacity()
+        self.limit = b"%d" % limit.limit
+        self.policy = _policy(limit)
+        #: what precedes the numbers of one subject
+        self.state = b'"%s";r=' % limit.name.encode()
+
 
 class _Shown:
     """A balance as headers tell it."""
 
-    __slots__ = ("limit", "refused", "remaining", "reset", "seconds")
+    __slots__ = ("_left", "_reset", "refused", "remaining", "seconds", "state", "told")
 
-    def __init__(self, balance: Balance) -> None:
-        self.limit = balance.limit.limit
-        self.remaining = balance.remaining
+    def __init__(self, told: _Told, balance: Balance) -> None:
+        self.told = told
         self.refused = balance.refused
+        left = told.capacity - balance.used
+        self._left = left if left > 0 else 0
         #: to the moment that a client should wait for; after a refusal the same as Retry-After
-        self.reset = balance.reset_after or 0.0
+        self._reset = balance.reset_after or 0.0
         if balance.refused and balance.retry_after is not None:
-            self.reset = max(1.0, balance.retry_after)
-        self.seconds = math.ceil(self.reset)
+            self._reset = max(1.0, balance.retry_after)
+        self.remaining = b"%d" % self._left
+        self.seconds = b"%d" % math.ceil(self._reset)
+        self.state = b"%b%b;t=%b" % (told.state, self.remaining, self.seconds)
 
     def tightness(self) -> tuple[bool, float, float]:
         """What holds a client up most comes first: refusals, the longest of them before the others."""
-        left = self.remaining / self.limit if self.limit else 0.0
-        return not self.refused, -self.reset if self.refused else left, left
+        most = self.told.most
+        left = self._left / most if most else 0.0
+        return not self.refused, -self._reset if self.refused else left, left
+
+    def to_openai(self, names: Sequence[bytes]) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the headers that OpenAI's clients look for, under these names."""
+        reset = self._reset
+        time = b"%dms" % math.ceil(reset * 1000) if 0 < reset < 1 else _openai_duration(math.ceil(reset))
+        return (names[0], self.told.limit), (names[1], self.remaining), (names[2], time)
 
 
 class _LowWater:
@@ -247,22 +273,21 @@ class _LowWater:
 class _Watched:
     """One limit of one tier, with the metrics that speak of it."""
 
-    __slots__ = ("_hits", "_low", "_shadow_hits", "policy")
+    __slots__ = ("_hits", "_low", "_most", "_shadow_hits")
 
     def __init__(self, limit: Limit, hits: Counter, shadow_hits: Counter) -> None:
         self._hits = hits
         self._shadow_hits = shadow_hits
+        self._most = limit.limit
         self._low = _LowWater(limit.window)
-        self.policy = _policy(limit)
 
     def see(self, balance: Balance, at: float) -> None:
-        limit = balance.limit
         if balance.refused:
             self._hits.inc()
         elif balance.retry_after is not None:
             self._shadow_hits.inc()
-        if limit.limit:
-            self._low.see(balance.remaining / limit.limit, at)
+        if self._most:
+            self._low.see(balance.remaining / self._most, at)
 
     def lowest(self, monotonic: Callable[[], float]) -> float:
         return self._low.read(monotonic())
@@ -287,11 +312,10 @@ def _policy(limit: Limit) -> bytes:
     return b'"%s";q=%d;w=%d' % (limit.name.encode(), limit.limit, round(limit.window))
 
 
-def _openai_duration(seconds: float) -> bytes:
-    """Write a time as OpenAI does: 120ms, 1s, 6m0s, 1h0m0s."""
-    if 0 < seconds < 1:
-        return b"%dms" % math.ceil(seconds * 1000)
-    minutes, rest = divmod(math.ceil(seconds), 60)
+@lru_cache(maxsize=4096)
+def _openai_duration(seconds: int) -> bytes:
+    """Write a time as OpenAI does: 1s, 6m0s, 1h0m0s."""
+    minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return b"%dh%dm%ds" % (hours, minutes, rest)
