@@ -114,6 +114,8 @@ def guard(body: bytes) -> None:
         raise Refused(bad_request(f"the request body is nested deeper than {MAX_DEPTH} levels"))
     if b"\\u" in body and _UNSTORABLE.search(body) and _storable_escapes(body) is None:
         _refuse_unstorable(body)
+    if body.isascii():
+        return
     try:
         body.decode("utf-8")
     except UnicodeDecodeError:

@@ -60,6 +60,8 @@ class Runner:
         self._methods: dict[str, set[str]] = {}
         for (_, template), compiled in routes.items():
             self._methods.setdefault(template, set()).update(compiled.route.methods)
+        #: (path, method) → its route, where no parameter stands in the path: found once, and then known
+        self._plain: dict[tuple[str, str], CompiledRoute] = {}
         self._unmatched = unmatched
         self._admission = admission
         self._peers = peers
@@ -113,7 +115,10 @@ class Runner:
             del scope["exchange"]  # they hold one another, and only the garbage collector would find them
 
     def match(self, path: str, method: str) -> tuple[CompiledRoute, Refusal | None]:
-        """Find the route as Litestar will; its router caches the answer, so the second look-up is cheap."""
+        """Find the route as Litestar will."""
+        known = self._plain.get((path, method))
+        if known is not None:
+            return known, None
         normal = path.rstrip("/") or "/"
         try:
             _, handler, _, _, template = self._find(normal, method)
@@ -126,8 +131,10 @@ class Runner:
         compiled = self._routes.get((id(handler), template))
         if compiled is None or method not in compiled.route.methods:
             # Litestar answers OPTIONS everywhere and lets an `@asgi` handler take every method; we do not.
-            known = self._methods.get(template)  # what the other listener serves is nothing here
-            return self._unmatched, method_not_allowed(method, known) if known else not_found("no such route")
+            there = self._methods.get(template)  # what the other listener serves is nothing here
+            return self._unmatched, method_not_allowed(method, there) if there else not_found("no such route")
+        if path == template:
+            self._plain[path, method] = compiled
         return compiled, None
 
     async def _before(self, x: Exchange, response: Response) -> Reply | Refusal | None:

@@ -16,27 +16,12 @@ _HEADERS = frozenset((b"authorization", b"x-api-key"))
 _PARAMETERS = ("token", "ticket")
 
 
-def presented(scope: Any) -> int:
-    """Count the credentials that a request carries, whatever they are worth."""
-    count = 0
-    for name, _ in scope["headers"]:
-        if name in _HEADERS:
-            count += 1
+def presented(scope: Any) -> Sequence[bytes]:
+    """Return the credentials that a request carries, as they were sent, whatever they are worth."""
+    given = [value for name, value in scope["headers"] if name in _HEADERS]
     if scope["type"] == "websocket" and scope.get("query_string"):
-        count += sum(name in _PARAMETERS for name, _ in _query(scope))
-    return count
-
-
-def only_credential(x: Exchange) -> bytes:
-    """Return the one credential of a request, as it was sent; empty where there is none."""
-    for name, value in x.scope["headers"]:
-        if name in _HEADERS:
-            found: bytes = value
-            return found
-    for name, text in _query(x.scope) if x.scope["type"] == "websocket" else ():
-        if name in _PARAMETERS:
-            return text.encode("utf-8", "replace")
-    return b""
+        given += [text.encode("utf-8", "replace") for name, text in _query(scope) if name in _PARAMETERS]
+    return given
 
 
 def bearer(x: Exchange) -> bytes | None:

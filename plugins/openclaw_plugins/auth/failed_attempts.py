@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from openclaw_gateway.api import Clock, Duration, Exchange, PluginConfig, Refusal
 from openclaw_plugins.auth import keys
-from openclaw_plugins.auth.credentials import bearer, only_credential
+from openclaw_plugins.auth.credentials import bearer
 
 
 class FailureLimits(PluginConfig, frozen=True, kw_only=True):
@@ -59,7 +59,7 @@ class FailedAttempts:
         #: marks of credentials that were good when last seen; the least recently used leaves first
         self._good: OrderedDict[int, None] = OrderedDict()
 
-    def refusal(self, x: Exchange) -> Refusal | None:
+    def refusal(self, x: Exchange, credential: bytes) -> Refusal | None:
         """Return why this attempt is not looked at; None where it is to be."""
         if not self._counts:
             return None
@@ -67,11 +67,11 @@ class FailedAttempts:
         for scope, subject, most in self._subjects(x):
             count = self._counts.get((scope, subject))
             if count is not None and count.failures >= most and count.until > now:
-                return None if _mark(x) in self._good else self._refused(scope, most, count, now)
+                return None if _mark(credential) in self._good else self._refused(scope, most, count, now)
         return None
 
-    def failed(self, x: Exchange) -> None:
-        self._good.pop(_mark(x), None)
+    def failed(self, x: Exchange, credential: bytes) -> None:
+        self._good.pop(_mark(credential), None)
         now = self._clock.monotonic()
         counts = self._counts
         while counts and (len(counts) >= self._limits.size or next(iter(counts.values())).until <= now):
@@ -86,8 +86,8 @@ class FailedAttempts:
                 fields = {"scope": scope, "failures": most, "client": x.client}
                 self._logger.warning("authentication failed too often", extra={"fields": fields})
 
-    def succeeded(self, x: Exchange) -> None:
-        good, mark = self._good, _mark(x)
+    def succeeded(self, credential: bytes) -> None:
+        good, mark = self._good, _mark(credential)
         if mark in good:
             good.move_to_end(mark)
             return
@@ -127,9 +127,9 @@ class FailedAttempts:
         )
 
 
-def _mark(x: Exchange) -> int:
+def _mark(credential: bytes) -> int:
     # The interpreter's own keyed hash: this is no proof of anything, and every good request pays for it.
-    return hash(only_credential(x))
+    return hash(credential)
 
 
 def _network(address: str) -> str:

@@ -74,11 +74,12 @@ class Auth:
     @hookimpl
     async def on_request(self, x: Exchange) -> Refusal | None:
         credentials = presented(x.scope)
-        if credentials == 0:
+        if not credentials:
             return _MISSING if x.route.route.access == "authenticated" else None
-        if credentials > 1:
+        if len(credentials) > 1:
             return _SEVERAL
-        held_back = self._failures.refusal(x)
+        (credential,) = credentials
+        held_back = self._failures.refusal(x, credential)
         if held_back is not None:
             self._count_held_back()
             return held_back
@@ -92,11 +93,11 @@ class Auth:
             self._logger.warning("a credential could not be checked", extra={"fields": {"store": error.store}})
             return _UNKNOWN
         if isinstance(found, Principal):
-            self._failures.succeeded(x)
+            self._failures.succeeded(credential)
             return self._admit(x, found)
         refusal = found or _UNRECOGNISED
         if refusal.status == 401:
-            self._failures.failed(x)
+            self._failures.failed(x, credential)
             self._count_failed()
         return refusal
 

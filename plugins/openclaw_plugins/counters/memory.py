@@ -69,15 +69,10 @@ class MemoryCounters:
     async def admit(self, organization: str, takes: Sequence[Take]) -> Sequence[Balance]:
         now = self._now()
         self._forget(now, 1)
-        tallies: list[Rate | Holders | None] = []
-        new = 0
-        for take in takes:
-            found = self._tally(organization, take)
-            tallies.append(found)
-            if not found.kept:
-                new += 1
+        tallies: list[Rate | Holders | None] = [self._tally(organization, take) for take in takes]
+        new = [tally for tally in tallies if tally is not None and not tally.kept]
         if new:
-            self._make_room(tallies, new, now)
+            self._make_room(tallies, len(new), now)
         waits: list[int] = []
         rates_fit = leases_fit = True
         for take, tally in zip(takes, tallies, strict=True):
@@ -93,6 +88,8 @@ class MemoryCounters:
                     leases_fit = False
                 else:
                     rates_fit = False
+        if not any(waits):  # as nearly always
+            return [self._admitted(take, tally) for take, tally in zip(takes, tallies, strict=True)]
         balances = []
         for take, tally, wait in zip(takes, tallies, waits, strict=True):
             limit = take.limit
@@ -103,11 +100,8 @@ class MemoryCounters:
                     retry_after = wait / 1000 if wait > 0 else limit.window
                 balances.append(_balance(limit, tally, decided and limit.mode == "enforce", retry_after))
             else:
-                charged = tally is not None and rates_fit and (leases_fit or limit.kind != "lease")
-                if charged:
-                    assert tally is not None
-                    self._charge(take, tally)
-                balances.append(_balance(limit, tally, charged=charged))
+                charged = rates_fit and (leases_fit or limit.kind != "lease")
+                balances.append(self._admitted(take, tally) if charged else _balance(limit, tally))
         return balances
 
     async def peek(self, organization: str, takes: Sequence[Take]) -> Sequence[Balance]:
@@ -166,6 +160,12 @@ class MemoryCounters:
             return Holders(key)
         return RATES[limit.algorithm](key, round(limit.window * 1000))
 
+    def _admitted(self, take: Take, tally: Rate | Holders | None) -> Balance:
+        """Charge what fits; where there was no place to count it, the limit's policy has let it pass."""
+        if tally is not None:
+            self._charge(take, tally)
+        return _balance(take.limit, tally, charged=True)
+
     @staticmethod
     def _look(take: Take, tally: Rate | Holders, now: int) -> None:
         if isinstance(tally, Holders):
@@ -190,12 +190,13 @@ class MemoryCounters:
         """Drop tallies that are empty again, looking at a few in turn, so that no call pays for all."""
         rounds = self._rounds
         for _ in range(min(looks, len(rounds))):
-            tally = rounds.popleft()
+            tally = rounds[0]
             if tally.until <= now:
+                rounds.popleft()
                 tally.kept = False
                 del self._tallies[tally.key]
             else:
-                rounds.append(tally)
+                rounds.rotate(-1)
 
     def _make_room(self, tallies: list[Rate | Holders | None], new: int, now: int) -> None:
         """See to it that every new tally has a place; where there is none, the limit's policy decides."""
