@@ -63,7 +63,7 @@ def breaker(now: Callable[[], float] = time.monotonic, failures: int = 5) -> Bre
 
 
 def candidate(alias: str, provider: Any, *, lane: Lane | None = None, retries: int = 2, **more: Any) -> Candidate:
-    lane = lane or Lane(provider, "p", None, 1.0, breaker())
+    lane = lane or Lane(provider, "p", Alias(alias).put, None, 1.0, breaker())
 
     def call(_: Asked) -> ModelCall:
         return ModelCall(
@@ -137,7 +137,7 @@ async def test_a_fallback_has_only_what_is_left_of_the_total() -> None:
 async def test_another_name_of_a_silent_upstream_is_not_asked() -> None:
     provider = Scripted(fails(reason="silent"))
     shared = breaker()
-    lanes = [Lane(provider, "p", None, 1.0, shared) for _ in range(2)]
+    lanes = [Lane(provider, "p", bytes, None, 1.0, shared) for _ in range(2)]
     good = Scripted(lambda: GOOD)
     await attempts(
         candidate("a", provider, lane=lanes[0]), candidate("b", provider, lane=lanes[1]), candidate("c", good)
@@ -153,7 +153,7 @@ async def test_a_place_is_waited_for_and_then_refused_or_found_elsewhere() -> No
         return GOOD
 
     provider = Scripted(held)
-    lane = Lane(provider, "p", 1, 0.1, breaker())
+    lane = Lane(provider, "p", Alias("a").put, 1, 0.1, breaker())
     running = asyncio.create_task(attempts(candidate("a", provider, lane=lane)).complete())
     await asyncio.sleep(0)
     with pytest.raises(UpstreamFailed) as caught:
@@ -179,7 +179,7 @@ async def test_a_place_comes_back_however_a_stream_ends(end: str) -> None:
             if end != "whole":
                 await asyncio.sleep(30)
 
-    lane = Lane(Streams(), "p", 1, 0.05, breaker())
+    lane = Lane(Streams(), "p", bytes, 1, 0.05, breaker())
     for _ in range(3):
         stream = attempts(candidate("a", None, lane=lane)).stream()
         assert await anext(stream)

@@ -165,7 +165,6 @@ class Chat:
     async def _turn(
         self, x: Exchange, completion: Completion, body: bytes, request: dict[str, Any], session: str | None
     ) -> Turn:
-        asked = requests.new_turn(completion.messages)
         skill = completion.metadata.skill_name if completion.metadata is not None else None
         attempts: Attempts | SkillAnswer | ToolLoop | None = None
         spent = None
@@ -176,7 +175,7 @@ class Chat:
                 x,
                 skill,
                 model=completion.model,
-                text=str(asked[-1].content) if asked else "",
+                text=requests.last_said(completion.messages),
                 session_id=session,
                 stream=bool(completion.stream),
                 include_usage=requests.asks_for_usage(request),
@@ -195,7 +194,7 @@ class Chat:
             x,
             self._sessions,
             session=session,
-            asked=asked if session is not None else [],
+            asked=requests.new_turn(completion.messages) if session is not None else [],
             use=attempts.use,
             events=self._events,
             metadata=attempts.metadata,

@@ -181,7 +181,8 @@ class Record:
         self._events = events
         #: the tokens that the turn was admitted for, where its tier limits them
         self._spent = spent
-        self._answer = Answer()
+        #: what was said, where anybody asks
+        self._answer = Answer() if session is not None or spent is not None else None
         #: what was kept: what was asked, then the answer
         self.stored: Sequence[Message] = ()
 
@@ -190,7 +191,7 @@ class Record:
         # Most chunks say neither how an answer ended nor what it took, and are not read for it.
         if b'"usage"' in piece or b'"finish_reason":"' in piece or b'"finish_reason": "' in piece:
             note_usage(piece, self._use)
-        if self._session is not None or self._spent is not None:
+        if self._answer is not None:
             self._answer.add(piece)
 
     async def commit(self, *, cut: str | None, at_once: bool) -> None:
@@ -202,6 +203,7 @@ class Record:
         receipt = self._x.receipt
         organization = self._x[PRINCIPAL].organization
         if self._spent is not None:
+            assert self._answer is not None
             self._spent.delivered(self._answer.text)
             self._spent.settle(self._use)
         if self._session is not None:
@@ -225,6 +227,7 @@ class Record:
                     await self._events.publish(organization, self._session, message.as_event())
 
     def _said(self, cut: str | None) -> NewMessage:
+        assert self._answer is not None
         message = self._answer.message(self._use.answered or self._use.asked, cut)
         return msgspec.structs.replace(message, metadata={**message.metadata, **self._metadata})
 

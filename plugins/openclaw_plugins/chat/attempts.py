@@ -21,7 +21,6 @@ from openclaw_gateway.api import ModelCall, ModelUse, UpstreamFailed, UpstreamRe
 from openclaw_plugins.chat.lanes import Lane
 from openclaw_plugins.chat.openings import Opened, close, open_stream
 from openclaw_plugins.chat.operations import Operation
-from openclaw_plugins.chat.requests import Alias
 
 T = TypeVar("T")
 
@@ -75,6 +74,7 @@ class Attempts:
         "_end",
         "_loop",
         "_measures",
+        "_named",
         "_operation",
         "_started",
         "_total",
@@ -94,6 +94,7 @@ class Attempts:
         self._end = self._started + total
         #: the request that is under way, or was the last: what counts it, and when it was sent
         self._operation: Operation | None = None
+        self._named: Callable[[bytes], bytes]
         self._began = 0.0
         self.use = use
         #: what the stored answer says beside its text: a model's own words are all
@@ -101,11 +102,13 @@ class Attempts:
 
     async def complete(self) -> bytes:
         """Return the whole answer. Raises UpstreamFailed."""
-        return self._named(await self._carry(_completed))
+        answer = await self._carry(_completed)
+        return self._named(answer)
 
     async def embed(self) -> bytes:
         """Return the vectors. Raises UpstreamFailed."""
-        return self._named(await self._carry(_embedded))
+        answer = await self._carry(_embedded)
+        return self._named(answer)
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yield chunks, the first of them once content has come. Raises UpstreamFailed."""
@@ -142,10 +145,6 @@ class Attempts:
     def _count(self, error_type: str) -> None:
         assert self._operation is not None
         self._operation.ended(self._loop.time() - self._began, error_type)
-
-    def _named(self, answer: bytes) -> bytes:
-        assert self.use.answered is not None
-        return Alias(self.use.answered).put(answer)
 
     async def _carry(self, attempt: Callable[[Lane, ModelCall], Awaitable[T]]) -> T:
         asked = self._candidates[0]
@@ -235,10 +234,12 @@ class Attempts:
         else:
             self._operation.ended(now - self._began)
             lane.leave(None)
-        self.use.answered = call.model
-        self.use.upstream_model = call.upstream_model
-        self.use.provider = lane.provider_id
-        self.use.first_content = now - self._started
+        self._named = lane.named
+        use = self.use
+        use.answered = call.model
+        use.upstream_model = call.upstream_model
+        use.provider = lane.provider_id
+        use.first_content = now - self._started
         return found
 
 

@@ -71,13 +71,21 @@ class Breaker:
 class Lane:
     """One model at one provider, with its places and its breaker."""
 
-    __slots__ = ("_free", "_wait", "breaker", "keeps_deadlines", "provider", "provider_id")
+    __slots__ = ("_free", "_wait", "breaker", "keeps_deadlines", "named", "provider", "provider_id")
 
     def __init__(
-        self, provider: ModelProvider, provider_id: str, capacity: int | None, wait: float, breaker: Breaker
+        self,
+        provider: ModelProvider,
+        provider_id: str,
+        named: Callable[[bytes], bytes],
+        capacity: int | None,
+        wait: float,
+        breaker: Breaker,
     ) -> None:
         self.provider = provider
         self.provider_id = provider_id
+        #: puts the model's name into what its upstream says
+        self.named = named
         self.breaker = breaker
         self.keeps_deadlines = bool(getattr(provider, "keeps_deadlines", False))
         self._free = asyncio.Semaphore(capacity) if capacity is not None else None

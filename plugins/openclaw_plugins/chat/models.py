@@ -30,7 +30,7 @@ from openclaw_gateway.api import (
 from openclaw_plugins.chat.attempts import Asked, Attempts, Candidate, Measures
 from openclaw_plugins.chat.lanes import Breaker, Lane
 from openclaw_plugins.chat.operations import Operation, Operations
-from openclaw_plugins.chat.requests import forwarded
+from openclaw_plugins.chat.requests import Alias, forwarded
 from openclaw_plugins.chat.shapes import ModelCard
 
 
@@ -49,6 +49,8 @@ class Models:
         self.orders = {alias: self._order(alias, fallbacks) for alias in self._models}
         self._usable = {name: self._usable_in(tier) for name, tier in host.tiers.items()}
         self._candidates: dict[str, Candidate] = {}
+        #: (tier name, alias) → what a call of it may meet, once it was asked for
+        self._met: dict[tuple[str, str], Sequence[Candidate]] = {}
         self._measures = Measures(
             host.metric(Counter, "model_retries_total", "Calls of a model that were sent again.", ("model", "reason")),
             host.metric(
@@ -74,7 +76,7 @@ class Models:
             provider = self._host.get(model.provider, ModelProvider)
             upstream = model.provider, model.name or alias
             breaker = breakers.setdefault(upstream, Breaker(self._failures, self._rest, self._host.clock.monotonic))
-            lane = Lane(provider, model.provider, model.capacity, model.capacity_wait, breaker)
+            lane = Lane(provider, model.provider, Alias(alias).put, model.capacity, model.capacity_wait, breaker)
             self._candidates[alias] = Candidate(
                 alias,
                 lane,
@@ -89,12 +91,17 @@ class Models:
 
     def attempts(self, x: Exchange, alias: str, body: bytes, request: dict[str, Any], *, stream: bool) -> Attempts:
         """Return the call of `alias`, with what may answer in its place."""
-        usable = self.usable(x[TIER])
+        tier = x[TIER]
+        candidates = self._met.get((tier.name, alias))
+        if candidates is None:
+            usable = self.usable(tier)
+            candidates = [self._candidates[name] for name in self.orders[alias] if name == alias or name in usable]
+            if tier.name in self._usable:
+                self._met[tier.name, alias] = candidates
         use = ModelUse(alias, streamed=stream)
         if MODEL_USE not in x:
             x[MODEL_USE] = use
         asked = Asked(body, request, stream, x.get(REQUEST_ID), x[PRINCIPAL].organization, x.get(SESSION_ID))
-        candidates = [self._candidates[name] for name in self.orders[alias] if name == alias or name in usable]
         return Attempts(candidates, asked, self._models[alias].timeouts.total, use, self._measures)
 
     def check(self, x: Exchange, name: str) -> None:

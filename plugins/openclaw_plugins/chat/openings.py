@@ -9,7 +9,6 @@ import msgspec
 
 from openclaw_gateway.api import ModelCall, UpstreamFailed, within
 from openclaw_plugins.chat.lanes import Lane
-from openclaw_plugins.chat.requests import Alias
 
 #: to close an upstream that nobody listens to any more
 _CLOSE = 1.0
@@ -34,17 +33,17 @@ class Opened:
 
     __slots__ = ("lane", "named", "opening", "rest")
 
-    def __init__(self, lane: Lane, call: ModelCall, rest: AsyncIterator[bytes]) -> None:
+    def __init__(self, lane: Lane, rest: AsyncIterator[bytes]) -> None:
         self.lane = lane
         self.opening: list[bytes] = []
         self.rest: AsyncIterator[bytes] | None = rest
-        self.named = Alias(call.model).put
+        self.named = lane.named
 
 
 async def open_stream(lane: Lane, call: ModelCall) -> Opened:
     """Return the stream of a call once its first content has come. Raises UpstreamFailed."""
     stream = lane.provider.stream(call)
-    opened = Opened(lane, call, stream)
+    opened = Opened(lane, stream)
     try:
         async for chunk in stream:
             opened.opening.append(opened.named(chunk))

@@ -27,20 +27,10 @@ _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 def read_completion(body: bytes) -> tuple[Completion, dict[str, Any]]:
     """Return what the gateway reads of a completion request, and all of it. Raises Refused (400)."""
     completion, request = _read(body, Completion)
-    problems = [
-        {"param": f"messages[{i}].content", "message": f"a message of role {message.role} needs content"}
-        for i, message in enumerate(completion.messages)
-        if message.content is None and message.role != "assistant"
-    ]
-    problems += [
-        {"param": f"messages[{i}].tool_call_id", "message": "a message of role tool needs the call that it answers"}
-        for i, message in enumerate(completion.messages)
-        if message.role == "tool" and message.tool_call_id is None
-    ]
-    if problems:
-        first = problems[0]
-        told = problems[:_MOST_PROBLEMS]
-        raise Refused(bad_request(f"{first['param']}: {first['message']}", param=first["param"], problems=told))
+    for message in completion.messages:
+        if message.content is None or message.role == "tool":
+            _check(completion)
+            break
     return completion, request
 
 
@@ -86,17 +76,17 @@ def asking_for_usage(body: bytes, request: dict[str, Any]) -> tuple[bytes, dict[
 
 
 class Alias:
-    """Puts the name under which clients know a model into one upstream's answer, or the chunks of one stream.
+    """Puts the name under which clients know a model into what its upstream says: whole answers, chunks of streams.
 
     What an upstream calls its model may be a path on its machine. An answer that has the right name already passes
-    as it is, and so does all but the name of chunks like one that was seen before.
+    as it is, and so does all but the name of one that names it as the last one did.
     """
 
     __slots__ = ("_loose", "_name", "_theirs", "_tight")
 
     def __init__(self, alias: str) -> None:
         self._name, self._tight, self._loose = _fields(alias)
-        #: the field as this upstream writes it
+        #: the field as the upstream wrote it last
         self._theirs: bytes | None = None
 
     def put(self, answer: bytes) -> bytes:
@@ -132,6 +122,30 @@ def new_turn(messages: list[ChatMessage]) -> list[NewMessage]:
         if message.role == "user":
             return [NewMessage(role="user", content=_content(message))]
     return []
+
+
+def last_said(messages: list[ChatMessage]) -> str:
+    """Return the text of what is new, for a skill; of several the last."""
+    asked = new_turn(messages)
+    return str(asked[-1].content) if asked else ""
+
+
+def _check(completion: Completion) -> None:
+    """Refuse messages without what their roles need."""
+    problems = [
+        {"param": f"messages[{i}].content", "message": f"a message of role {message.role} needs content"}
+        for i, message in enumerate(completion.messages)
+        if message.content is None and message.role != "assistant"
+    ]
+    problems += [
+        {"param": f"messages[{i}].tool_call_id", "message": "a message of role tool needs the call that it answers"}
+        for i, message in enumerate(completion.messages)
+        if message.role == "tool" and message.tool_call_id is None
+    ]
+    if problems:
+        first = problems[0]
+        told = problems[:_MOST_PROBLEMS]
+        raise Refused(bad_request(f"{first['param']}: {first['message']}", param=first["param"], problems=told))
 
 
 def _content(message: ChatMessage) -> Any:

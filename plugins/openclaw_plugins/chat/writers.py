@@ -66,7 +66,8 @@ async def write_whole(
 ) -> None:
     """Answer with one JSON body, as `told` tells it. Raises Refused where the turn failed."""
     async with _Watched(x, turn, receive):
-        await turn.ended()
+        if not turn.finished:
+            await turn.ended()
     if turn.stopped in ("disconnected", "slow_reader"):
         x.outcome.disconnected = True
         return
@@ -192,9 +193,9 @@ class _Watched:
             self._watcher.cancel()
         else:
             self._x.when_left(None)
-        # Says nothing to a turn that has ended.
-        self._turn.stop("shutdown" if isinstance(error, asyncio.CancelledError) else "disconnected")
-        await self._turn.ended()
+        if not self._turn.finished:
+            self._turn.stop("shutdown" if isinstance(error, asyncio.CancelledError) else "disconnected")
+            await self._turn.ended()
 
     def _left(self) -> None:
         self._turn.stop("disconnected")

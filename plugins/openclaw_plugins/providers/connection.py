@@ -23,6 +23,8 @@ _WAITING = 65_536
 _LINGER, _LINGER_BYTES = 0.25, 4_096
 #: body bytes that are worth a copy, so that head and body leave in one write
 _JOINED = 65_536
+#: the headers that say how long an answer is, and what its bytes are
+_FRAMING = frozenset((b"content-encoding", b"content-length", b"transfer-encoding"))
 #: answers without a body, whatever their headers say (RFC 9112 6.3)
 _BODILESS = frozenset({204, 304})
 
@@ -210,7 +212,7 @@ class Connection(asyncio.Protocol):
         if parser.get_http_version() not in ("1.1", "1.0"):
             raise Malformed("not a version of HTTP that it was asked in")
         framed = status in _BODILESS
-        for name, value in answer._fields:
+        for name, value in [field for field in answer._fields if field[0] in _FRAMING]:
             if name == b"transfer-encoding":
                 if value.lower() != b"chunked":
                     raise Malformed("a transfer coding that was not asked for")

@@ -12,6 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from openclaw_plugins.providers.connection import Connection, DirectAnswer
@@ -20,8 +21,7 @@ from openclaw_plugins.providers.transport import ConnectionLost, ConnectTimeout,
 #: seconds that an unused connection is kept; upstreams and balancers close theirs after a minute or so
 _REST = 15.0
 #: what may stand in a header: anything else could end it and begin another
-_FIELD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\x20-\x7e\x80-\xff]*\r\n"
-_FIELDS = re.compile(f"(?:{_FIELD})*")
+_FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\x20-\x7e\x80-\xff]*")
 #: no credentials, query or fragment, and nothing that could end a request line
 _PLAIN = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+(?:/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?")
 
@@ -147,12 +147,15 @@ class DirectTransport:
 
 def _fields(headers: Mapping[str, str]) -> bytes:
     """Write headers. Raises ValueError for one that would be two, without its text."""
-    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-    text = "".join(lines)
-    if text.count("\r\n") != len(lines) or _FIELDS.fullmatch(text) is None:
-        wrong = next(line for line in lines if line.count("\r\n") != 1 or re.fullmatch(_FIELD, line) is None)
-        raise ValueError(f"headers: {wrong.split(':', 1)[0]!r} cannot be sent")
-    return text.encode("latin-1")
+    return b"".join([_field(*header) for header in headers.items()])
+
+
+@lru_cache(maxsize=256)  # few differ from call to call
+def _field(name: str, value: str) -> bytes:
+    line = f"{name}: {value}"
+    if _FIELD.fullmatch(line) is None:
+        raise ValueError(f"headers: {line.split(':', 1)[0]!r} cannot be sent")
+    return line.encode("latin-1") + b"\r\n"
 
 
 def _context(*, verify: bool) -> ssl.SSLContext:
