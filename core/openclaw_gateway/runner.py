@@ -11,15 +11,14 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from litestar.exceptions import MethodNotAllowedException
-
 from openclaw_gateway.answers import misanswered
 from openclaw_gateway.decoding import Disconnected
 from openclaw_gateway.eager import begin, finish, next_turn, within
 from openclaw_gateway.errors import Refused, StoreUnavailable, UpstreamFailed
 from openclaw_gateway.exchange import Exchange, Reply
 from openclaw_gateway.facts import PRINCIPAL, REQUEST_ID, TIER
-from openclaw_gateway.refusals import Refusal, internal_error, method_not_allowed, not_found, unavailable
+from openclaw_gateway.matching import Matching
+from openclaw_gateway.refusals import Refusal, internal_error, unavailable
 from openclaw_gateway.response import Response, Send, log_fault, noted, refusal_of
 
 if TYPE_CHECKING:
@@ -54,15 +53,8 @@ class Runner:
         server_timing: bool,
     ) -> None:
         self._app: Callable[[Any, Any, Any], Awaitable[None]] = app
-        self._find = app.asgi_router.handle_routing
-        self._routes = routes
-        #: path template → the methods that are declared for it, for `Allow`
-        self._methods: dict[str, set[str]] = {}
-        for (_, template), compiled in routes.items():
-            self._methods.setdefault(template, set()).update(compiled.route.methods)
-        #: (path, method) → its route, where no parameter stands in the path: found once, and then known
-        self._plain: dict[tuple[str, str], CompiledRoute] = {}
-        self._unmatched = unmatched
+        self._matching = Matching(app, routes, unmatched)
+        self.match = self._matching.http
         self._admission = admission
         self._peers = peers
         self._monotonic = clock.monotonic
@@ -111,31 +103,10 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the client gets a clean 500
             await self._fault(x, response, error)
         finally:
-            await self._complete(x)
+            if x.receipt is not None and x.receipt.open:
+                await self._settled(x)
+            self._complete(x)
             del scope["exchange"]  # they hold one another, and only the garbage collector would find them
-
-    def match(self, path: str, method: str) -> tuple[CompiledRoute, Refusal | None]:
-        """Find the route as Litestar will."""
-        known = self._plain.get((path, method))
-        if known is not None:
-            return known, None
-        normal = path.rstrip("/") or "/"
-        try:
-            _, handler, _, _, template = self._find(normal, method)
-        except MethodNotAllowedException as error:
-            allow = (error.headers or {}).get("allow", "").split(", ")
-            return self._unmatched, method_not_allowed(method, [a for a in allow if a and a != "OPTIONS"])
-        except Exception:  # noqa: BLE001 - every way in which a path fails to be a route is a 404
-            return self._unmatched, not_found("no such route")
-        template = template.rstrip("/") or "/"
-        compiled = self._routes.get((id(handler), template))
-        if compiled is None or method not in compiled.route.methods:
-            # Litestar answers OPTIONS everywhere and lets an `@asgi` handler take every method; we do not.
-            there = self._methods.get(template)  # what the other listener serves is nothing here
-            return self._unmatched, method_not_allowed(method, there) if there else not_found("no such route")
-        if path == template:
-            self._plain[path, method] = compiled
-        return compiled, None
 
     async def _before(self, x: Exchange, response: Response) -> Reply | Refusal | None:
         """Pass every `on_request`, then admission; return what ends the exchange early."""
@@ -219,11 +190,11 @@ class Runner:
             return  # the server closes the connection, so that a cut response never looks whole
         await response.answer(refusal)
 
-    async def _complete(self, x: Exchange) -> None:
-        receipt = x.receipt
-        if receipt is not None and receipt.open:
-            # Awaits in a cancelled task would be cancelled too, and the charge left to its expiry.
-            await asyncio.shield(asyncio.ensure_future(self._settle(x)))
+    async def _settled(self, x: Exchange) -> None:
+        # Awaits in a cancelled task would be cancelled too, and the charge left to its expiry.
+        await asyncio.shield(asyncio.ensure_future(self._settle(x)))
+
+    def _complete(self, x: Exchange) -> None:
         outcome = x.outcome
         outcome.seconds = self._monotonic() - x.started
         if x.timings is not None:
@@ -247,7 +218,7 @@ class Runner:
 
     async def _websocket(self, scope: Any, receive: Any, send: Send) -> None:
         started = self._monotonic()
-        route, refusal = self._match_websocket(scope["path"])
+        route, refusal = self._matching.websocket(scope["path"])
         x = Exchange("websocket", "WEBSOCKET", scope["path"], route, scope, started)
         x.client, x.trusted_peer = self._peers.client_of(scope)
         scope["exchange"] = x
@@ -273,18 +244,10 @@ class Runner:
             elif not response.finished:
                 await response.deny(refusal)
         finally:
-            await self._complete(x)
+            if x.receipt is not None and x.receipt.open:
+                await self._settled(x)
+            self._complete(x)
             del scope["exchange"]
-
-    def _match_websocket(self, path: str) -> tuple[CompiledRoute, Refusal | None]:
-        try:
-            _, handler, _, _, template = self._find(path.rstrip("/") or "/", None)
-        except Exception:  # noqa: BLE001 - every way in which a path fails to be a route is a 404
-            return self._unmatched, not_found("no such route")
-        compiled = self._routes.get((id(handler), template.rstrip("/") or "/"))
-        if compiled is None or compiled.route.methods != ("WEBSOCKET",):
-            return self._unmatched, not_found("no WebSocket here")
-        return compiled, None
 
     async def message(self, parent: Exchange, *, metered: bool = True) -> tuple[Exchange, Refusal | None]:
         """Pass a message of a socket through `on_message`, and where `metered` admission; then call `complete`."""
@@ -304,4 +267,6 @@ class Runner:
 
     async def complete(self, x: Exchange) -> None:
         """Settle and complete a message exchange, exactly once."""
-        await self._complete(x)
+        if x.receipt is not None and x.receipt.open:
+            await self._settled(x)
+        self._complete(x)

@@ -33,6 +33,13 @@ class KeyCheck:
         self.verified = Verified(size)
         self.flights: SingleFlight[Principal | Refusal] = SingleFlight()
 
+    def known(self, credential: bytes) -> Principal | None:
+        """Return whom a key proves that was found good of late; None for every other."""
+        principal = self.verified.get(fingerprint(credential), self._clock.monotonic())
+        if principal is None or (principal.expires_at is not None and principal.expires_at <= self._clock.now()):
+            return None
+        return principal
+
     async def found(self, credential: bytes, peppers: Peppers) -> Principal | Refusal:
         """Return whom the key proves, or the one refusal. Raises StoreUnavailable."""
         if len(credential) != keys.LENGTH:

@@ -5,7 +5,7 @@ Stored history is never put before a prompt: the client resends its own.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -139,10 +139,11 @@ class Chat:
             session = (await self._sessions.get(x[PRINCIPAL].organization, session)).session_id
             await self._host.gateway.admission.in_session(x, session)
         turn = await self._turn(x, completion, body, request, session)
+        self._turns.start(turn, self._measures.begun(x))
         if turn.streams:
-            await self._counted(x, turn, write_stream(x, turn, receive, send, form=ChunkEvents(), **self._patience))
+            await write_stream(x, turn, receive, send, form=ChunkEvents(), **self._patience)
         else:
-            await self._counted(x, turn, write_whole(x, turn, receive, send))
+            await write_whole(x, turn, receive, send)
 
     async def message(self, scope: Any, receive: Receive, send: Send) -> None:
         x: Exchange = scope["exchange"]
@@ -151,10 +152,11 @@ class Chat:
         )
         self._check(x, completion)
         turn = await self._turn(x, completion, body, request, None)
+        self._turns.start(turn, self._measures.begun(x))
         if turn.streams:
-            await self._counted(x, turn, write_stream(x, turn, receive, send, form=MessageEvents(), **self._patience))
+            await write_stream(x, turn, receive, send, form=MessageEvents(), **self._patience)
         else:
-            await self._counted(x, turn, write_whole(x, turn, receive, send, told=whole_message))
+            await write_whole(x, turn, receive, send, told=whole_message)
 
     def _check(self, x: Exchange, completion: Completion) -> None:
         if len(completion.messages) > self._config.max_messages:
@@ -204,15 +206,6 @@ class Chat:
         if isinstance(attempts, ToolLoop):
             attempts.listen(turn.outlet.note)
         return turn
-
-    async def _counted(self, x: Exchange, turn: Turn, writing: Awaitable[None]) -> None:
-        """Start a turn and have it written; count it, and at the end its answer."""
-        ended = self._measures.begun(x)
-        self._turns.start(turn)
-        try:
-            await writing
-        finally:
-            ended(turn)
 
     async def embed(self, scope: Any, receive: Receive, send: Send) -> None:
         x: Exchange = scope["exchange"]
@@ -274,9 +267,8 @@ class Chat:
             spent=spent,
         )
         turn = Turn(attempts, record, self._host.logger, x.get(REQUEST_ID))
-        ended = self._measures.begun(x)
-        self._turns.start(turn)
-        return SessionTurn(turn, record, ended)
+        self._turns.start(turn, self._measures.begun(x))
+        return SessionTurn(turn, record)
 
     async def _with_history(
         self, x: Exchange, alias: str, session_id: str, content: str, *, stream: bool

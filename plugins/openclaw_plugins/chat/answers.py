@@ -73,6 +73,7 @@ class _Told(msgspec.Struct):
     choices: list[_End] = []
 
 
+_REASON = b'"finish_reason"'
 _decode = msgspec.json.Decoder(_Piece).decode
 _told = msgspec.json.Decoder(_Told).decode
 
@@ -133,6 +134,15 @@ class Answer:
             whole["arguments"] += call.function.arguments or ""
 
 
+def _ends(piece: bytes) -> bool:
+    """Whether a chunk may say how an answer ended: most say of its one choice that it has not."""
+    at = piece.find(_REASON)
+    if at < 0:
+        return False
+    behind = at + len(_REASON)
+    return b'"' in piece[behind : behind + 3] or piece.find(_REASON, behind) >= 0
+
+
 def note_usage(piece: bytes, use: ModelUse) -> None:
     """Note what an upstream says of tokens and of the end, in a chunk or in a whole answer."""
     try:
@@ -189,10 +199,14 @@ class Record:
     def add(self, piece: bytes) -> None:
         """Note what was delivered."""
         # Most chunks say neither how an answer ended nor what it took, and are not read for it.
-        if b'"usage"' in piece or b'"finish_reason":"' in piece or b'"finish_reason": "' in piece:
+        if b'"usage"' in piece or _ends(piece):
             note_usage(piece, self._use)
         if self._answer is not None:
             self._answer.add(piece)
+
+    def commits(self, *, at_once: bool) -> bool:
+        """Whether `commit` has anything to do."""
+        return self._answer is not None or (at_once and self._x.receipt is not None)
 
     async def commit(self, *, cut: str | None, at_once: bool) -> None:
         """Keep and charge the turn. Raises StoreUnavailable, Refused where the session is gone.

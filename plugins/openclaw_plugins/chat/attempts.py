@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,7 +22,7 @@ from openclaw_plugins.chat.lanes import Lane
 from openclaw_plugins.chat.openings import Opened, close, open_stream
 from openclaw_plugins.chat.operations import Operation
 
-T = TypeVar("T")
+T = TypeVar("T", bytes, Opened)
 
 #: the same upstream may answer the same call when it is asked again
 _AGAIN: frozenset[UpstreamReason] = frozenset({"failed", "broken", "unreachable", "rate_limited"})
@@ -74,7 +74,6 @@ class Attempts:
         "_end",
         "_loop",
         "_measures",
-        "_named",
         "_operation",
         "_started",
         "_total",
@@ -94,21 +93,18 @@ class Attempts:
         self._end = self._started + total
         #: the request that is under way, or was the last: what counts it, and when it was sent
         self._operation: Operation | None = None
-        self._named: Callable[[bytes], bytes]
         self._began = 0.0
         self.use = use
         #: what the stored answer says beside its text: a model's own words are all
         self.metadata: Mapping[str, str] = {}
 
-    async def complete(self) -> bytes:
+    def complete(self) -> Coroutine[Any, Any, bytes]:
         """Return the whole answer. Raises UpstreamFailed."""
-        answer = await self._carry(_completed)
-        return self._named(answer)
+        return self._carry(_completed)
 
-    async def embed(self) -> bytes:
+    def embed(self) -> Coroutine[Any, Any, bytes]:
         """Return the vectors. Raises UpstreamFailed."""
-        answer = await self._carry(_embedded)
-        return self._named(answer)
+        return self._carry(_embedded)
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yield chunks, the first of them once content has come. Raises UpstreamFailed."""
@@ -234,13 +230,12 @@ class Attempts:
         else:
             self._operation.ended(now - self._began)
             lane.leave(None)
-        self._named = lane.named
         use = self.use
         use.answered = call.model
         use.upstream_model = call.upstream_model
         use.provider = lane.provider_id
         use.first_content = now - self._started
-        return found
+        return lane.named(found) if isinstance(found, bytes) else found
 
 
 def _completed(lane: Lane, call: ModelCall) -> Awaitable[bytes]:

@@ -5,7 +5,7 @@ The history is bounded by count and by size; what does not fit is left out from 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -39,10 +39,9 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 class SessionTurn:
     """A running turn, heard as text."""
 
-    def __init__(self, turn: Turn, record: Record, ended: Callable[[Turn], None]) -> None:
+    def __init__(self, turn: Turn, record: Record) -> None:
         self._turn = turn
         self._record = record
-        self._ended = ended
         self._usage: dict[str, Any] | None = None
 
     async def texts(self) -> AsyncIterator[str]:
@@ -61,7 +60,6 @@ class SessionTurn:
         await self._turn.ended()
         if self._turn.body:
             self._text(self._turn.body)
-        self._ended(self._turn)
         stored = self._record.stored
         return TurnEnd(
             message=stored[-1] if stored else None,

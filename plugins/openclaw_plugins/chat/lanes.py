@@ -24,13 +24,15 @@ class Breaker:
     rest one call at a time is let through; the first good one ends the matter.
     """
 
-    __slots__ = ("_failures", "_lately", "_now", "_probing", "_rest", "_until")
+    __slots__ = ("_failed", "_failures", "_lately", "_now", "_probing", "_rest", "_until")
 
     def __init__(self, failures: int, rest: float, now: Callable[[], float]) -> None:
         self._failures = failures
         self._rest = rest
         self._now = now
         self._lately: deque[bool] = deque(maxlen=_LATELY)
+        #: how many of them failed
+        self._failed = 0
         #: None while it is well; else when it may be tried again
         self._until: float | None = None
         self._probing = False
@@ -59,12 +61,18 @@ class Breaker:
             if well:
                 self._until = None
                 self._lately.clear()
+                self._failed = 0
             elif probe:
                 self._until = self._now() + self._rest
             return
-        self._lately.append(well)
-        failed = self._lately.count(False)
-        if not well and failed >= self._failures and 2 * failed >= len(self._lately):
+        lately = self._lately
+        if len(lately) == _LATELY and not lately[0]:
+            self._failed -= 1
+        lately.append(well)
+        if well:
+            return
+        self._failed += 1
+        if self._failed >= self._failures and 2 * self._failed >= len(lately):
             self._until = self._now() + self._rest
 
 

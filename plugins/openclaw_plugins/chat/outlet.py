@@ -8,7 +8,6 @@ once enough has gathered.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -50,8 +49,8 @@ class Outlet:
         #: whether all that waits is accounted for already
         self._accounted = False
         self._ended = False
-        self._chunks: deque[bytes] = deque()
-        self._notes: deque[bytes] = deque(maxlen=_QUEUE)
+        self._chunks: list[bytes] = []
+        self._notes: list[bytes] = []
         self._waiting: Waiting | None = None
         #: where the upstream waits for the connection
         self._room: asyncio.Future[None] | None = None
@@ -78,8 +77,7 @@ class Outlet:
         if self._sink is None or self._sending is not None:
             self._wake()
             return
-        chunks = list(self._chunks)
-        self._chunks.clear()
+        chunks, self._chunks = self._chunks, []
         self.account(chunks)
         try:
             sending = self._sink(chunks)
@@ -101,6 +99,7 @@ class Outlet:
     def note(self, comment: bytes) -> None:
         """Say something beside the answer: it is no part of that, costs nothing and may be lost."""
         self._notes.append(comment)
+        del self._notes[:-_QUEUE]
         self._wake()
 
     def drop(self) -> None:
@@ -143,8 +142,7 @@ class Outlet:
                 self._sink = None
             if self._sending is not None or (not in_time and not self._chunks):
                 return []
-        chunks = list(self._chunks)
-        self._chunks.clear()
+        chunks, self._chunks = self._chunks, []
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         if not self._accounted:

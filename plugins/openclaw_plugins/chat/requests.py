@@ -17,6 +17,7 @@ _MOST_PROBLEMS = 100
 #: texts of one request for vectors, as OpenAI has it
 _MOST_INPUTS = 2048
 
+_MODEL = b'"model"'
 _object = msgspec.json.Decoder(dict[str, Any])
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
@@ -53,7 +54,7 @@ def forwarded(body: bytes, request: dict[str, Any], upstream_model: str) -> byte
     model is what a tier is checked against: such a body is written anew, so that both read the same.
     """
     same = request["model"] == upstream_model and "sessionId" not in request
-    if same and body.count(b'"model"') == 1 and _ESCAPED_LETTER.search(body) is None:
+    if same and body.count(_MODEL) == 1 and _ESCAPED_LETTER.search(body) is None:
         return body
     fields = _raw_object.decode(body)
     fields.pop("sessionId", None)
@@ -82,24 +83,33 @@ class Alias:
     as it is, and so does all but the name of one that names it as the last one did.
     """
 
-    __slots__ = ("_loose", "_name", "_theirs", "_tight")
+    __slots__ = ("_last", "_loose", "_name", "_same", "_tight")
 
     def __init__(self, alias: str) -> None:
         self._name, self._tight, self._loose = _fields(alias)
-        #: the field as the upstream wrote it last
-        self._theirs: bytes | None = None
+        #: the field as the upstream wrote it last, and whether it has the right name there
+        self._last = self._tight
+        self._same = True
 
     def put(self, answer: bytes) -> bytes:
+        field = self._last
+        at = answer.find(field)
         # A quote within a text is escaped: what stands there in quotes once is the key.
-        once = answer.count(b'"model"') == 1
+        if at < 0 or answer.find(_MODEL, at + 1) >= 0 or answer.find(_MODEL, 0, at) >= 0:
+            return self._look(answer)
+        return answer if self._same else b"".join((answer[:at], self._tight, answer[at + len(field) :]))
+
+    def _look(self, answer: bytes) -> bytes:
+        """Put the name into an answer unlike the last one."""
+        once = answer.count(_MODEL) == 1
         if once and (self._tight in answer or self._loose in answer):
+            self._last, self._same = (self._tight if self._tight in answer else self._loose), True
             return answer
-        if once and self._theirs is not None and self._theirs in answer:
-            return answer.replace(self._theirs, self._tight)
         fields = _raw_object.decode(answer)
         named = bytes(fields.get("model", b""))
-        if named.startswith(b'"'):
-            self._theirs = next((f for f in (b'"model":' + named, b'"model": ' + named) if f in answer), None)
+        theirs = next((f for f in (b'"model":' + named, b'"model": ' + named) if f in answer), None)
+        if theirs is not None and named.startswith(b'"'):
+            self._last, self._same = theirs, False
         fields["model"] = msgspec.Raw(self._name)
         return _encode(fields)
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import msgspec
 from litestar import Request, Response, asgi, get
-from litestar.types import Receive, Scope, Send
+from litestar.types import Receive, Send
 
 from openclaw_gateway.api import MESSAGES, REQUESTS, SKILLS, TIER, TOKENS, Exchange, Refused, declared, not_found
 from openclaw_plugins.chat.anthropic_answers import MessageAnswer
@@ -41,7 +41,7 @@ def surface(chat: Answering, models: Models) -> list[Any]:
     def paths(name: str) -> list[str]:
         return [f"{prefix}/{name}" for prefix in _PREFIXES]
 
-    @asgi(
+    chat_completions = asgi(
         paths("chat/completions"),
         copy_scope=False,
         **declared(
@@ -56,11 +56,9 @@ def surface(chat: Answering, models: Models) -> list[Any]:
             answer=CompletionAnswer,
             errors=(404, *_ERRORS),
         ),
-    )
-    async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
-        await chat.complete(scope, receive, send)
+    )(chat.complete)
 
-    @asgi(
+    messages = asgi(
         paths("messages"),
         copy_scope=False,
         **declared(
@@ -74,11 +72,9 @@ def surface(chat: Answering, models: Models) -> list[Any]:
             answer=MessageAnswer,
             errors=_ERRORS,
         ),
-    )
-    async def messages(scope: Scope, receive: Receive, send: Send) -> None:
-        await chat.message(scope, receive, send)
+    )(chat.message)
 
-    @asgi(
+    embeddings = asgi(
         paths("embeddings"),
         copy_scope=False,
         **declared(
@@ -91,9 +87,7 @@ def surface(chat: Answering, models: Models) -> list[Any]:
             answer=EmbeddingList,
             errors=_ERRORS,
         ),
-    )
-    async def embeddings(scope: Scope, receive: Receive, send: Send) -> None:
-        await chat.embed(scope, receive, send)
+    )(chat.embed)
 
     @get(
         paths("models"),

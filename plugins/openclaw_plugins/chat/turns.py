@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Literal
 
@@ -184,8 +184,10 @@ class Turn:
             self._attempts.told()
         try:
             record = self._record
-            kept = record.commit(cut=self._cut(), at_once=self.streams) if self.delivered else record.void()
-            await within(_SETTLE, kept)
+            if not self.delivered:
+                await within(_SETTLE, record.void())
+            elif record.commits(at_once=self.streams):
+                await within(_SETTLE, record.commit(cut=self._cut(), at_once=self.streams))
         except Refused as error:
             self.failure = self.failure or error.refusal
         except (StoreUnavailable, TimeoutError) as error:
@@ -206,12 +208,17 @@ class Turns:
     """All turns that run. They outlive their connections, and the plugin outlives them."""
 
     def __init__(self) -> None:
-        self._running: dict[asyncio.Task[None], Turn] = {}
+        self._running: dict[asyncio.Task[None], tuple[Turn, Callable[[Turn], None]]] = {}
 
-    def start(self, turn: Turn) -> None:
+    def start(self, turn: Turn, ended: Callable[[Turn], None]) -> None:
+        """Have a turn run; `ended` is called once it has, whatever became of it."""
         task = turn.start()
-        self._running[task] = turn
-        task.add_done_callback(self._running.pop)
+        self._running[task] = turn, ended
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        turn, ended = self._running.pop(task)
+        ended(turn)
 
     @asynccontextmanager
     async def supervised(self) -> AsyncIterator[None]:
@@ -219,7 +226,7 @@ class Turns:
         try:
             yield
         finally:
-            for turn in self._running.values():
+            for turn, _ in self._running.values():
                 turn.stop("shutdown")
             if self._running:
                 await asyncio.wait(set(self._running), timeout=_CLOSE + _SETTLE)

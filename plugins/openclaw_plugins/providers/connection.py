@@ -83,14 +83,12 @@ class DirectAnswer:
             self.close()
             raise
 
-    async def _more(self, deadline: float) -> None:
+    def _more(self, deadline: float) -> asyncio.Future[None]:
+        """Return what is over once more has come, or there is no more to wait for."""
         connection = self._connection
         self._waiter = waiter = connection.loop.create_future()
         connection.wake_by(deadline)
-        try:
-            await waiter
-        finally:
-            self._waiter = None
+        return waiter
 
     def _wake(self, failure: Exception | None = None) -> None:
         waiter = self._waiter

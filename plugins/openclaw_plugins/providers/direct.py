@@ -21,7 +21,8 @@ from openclaw_plugins.providers.transport import ConnectionLost, ConnectTimeout,
 #: seconds that an unused connection is kept; upstreams and balancers close theirs after a minute or so
 _REST = 15.0
 #: what may stand in a header: anything else could end it and begin another
-_FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\x20-\x7e\x80-\xff]*")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\x20-\x7e\x80-\xff]*")
 #: no credentials, query or fragment, and nothing that could end a request line
 _PLAIN = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+(?:/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?")
 
@@ -147,15 +148,21 @@ class DirectTransport:
 
 def _fields(headers: Mapping[str, str]) -> bytes:
     """Write headers. Raises ValueError for one that would be two, without its text."""
-    return b"".join([_field(*header) for header in headers.items()])
+    return "".join([_named(name) + _valued(name, value) for name, value in headers.items()]).encode("latin-1")
 
 
-@lru_cache(maxsize=256)  # few differ from call to call
-def _field(name: str, value: str) -> bytes:
-    line = f"{name}: {value}"
-    if _FIELD.fullmatch(line) is None:
-        raise ValueError(f"headers: {line.split(':', 1)[0]!r} cannot be sent")
-    return line.encode("latin-1") + b"\r\n"
+@lru_cache(maxsize=256)
+def _named(name: str) -> str:
+    if _NAME.fullmatch(name) is None:
+        raise ValueError(f"headers: {name!r} cannot be sent")
+    return f"{name}: "
+
+
+def _valued(name: str, value: str) -> str:
+    # Printable ASCII, as nearly all are, holds nothing that could end a header.
+    if not (value.isascii() and value.isprintable()) and _VALUE.fullmatch(value) is None:
+        raise ValueError(f"headers: {name!r} cannot be sent")
+    return f"{value}\r\n"
 
 
 def _context(*, verify: bool) -> ssl.SSLContext:

@@ -7,7 +7,7 @@ its first byte when all of it is generated: a model's `first_byte` bounds that t
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, ClassVar
 
@@ -49,11 +49,11 @@ class OpenAI:
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         return self._upstream.opened()
 
-    async def complete(self, call: ModelCall) -> bytes:
-        return await self._upstream.whole("chat/completions", "chat", call, _ANSWER, *self._sent(call))
+    def complete(self, call: ModelCall) -> Coroutine[Any, Any, bytes]:
+        return self._upstream.whole("chat/completions", "chat", call, _ANSWER, *self._sent(call))
 
-    async def embed(self, call: ModelCall) -> bytes:
-        return await self._upstream.whole("embeddings", "embeddings", call, _EMBEDDINGS, *self._sent(call))
+    def embed(self, call: ModelCall) -> Coroutine[Any, Any, bytes]:
+        return self._upstream.whole("embeddings", "embeddings", call, _EMBEDDINGS, *self._sent(call))
 
     async def stream(self, call: ModelCall) -> AsyncGenerator[bytes, None]:
         progress = Progress(self._upstream.secrets)
