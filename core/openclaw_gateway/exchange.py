@@ -95,6 +95,7 @@ class Exchange:
         "_facts",
         "_first",
         "client",
+        "get",
         "guard",
         "kind",
         "method",
@@ -137,6 +138,8 @@ class Exchange:
         #: seconds by stage, where this exchange is one whose steps are timed
         self.timings: dict[str, float] | None = None
         self._facts: dict[Fact[Any], Any] = {}
+        if not TYPE_CHECKING:
+            self.get = self._facts.get  # the dictionary's own: steps ask for facts ten times a request
         #: request headers by name, of several the first; made when one is first asked for
         self._first: dict[bytes, bytes] | None = None
 
@@ -153,12 +156,13 @@ class Exchange:
     def __contains__(self, fact: object) -> bool:
         return fact in self._facts
 
-    @overload
-    def get(self, fact: Fact[T]) -> T | None: ...
-    @overload
-    def get(self, fact: Fact[T], default: D) -> T | D: ...
-    def get(self, fact: Fact[Any], default: Any = None) -> Any:
-        return self._facts.get(fact, default)
+    if TYPE_CHECKING:
+
+        @overload
+        def get(self, fact: Fact[T]) -> T | None: ...
+        @overload
+        def get(self, fact: Fact[T], default: D) -> T | D: ...
+        def get(self, fact: Fact[Any], default: Any = None) -> Any: ...
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first request header called `name` (lower case), or None."""
