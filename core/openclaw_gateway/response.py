@@ -52,7 +52,7 @@ class Response:
             if last and x.receipt is not None and x.receipt.pending:
                 await self._settle(self._held["status"] if self._held is not None else x.outcome.status)
             if self._held is not None:
-                await self._start(self._begun(self._held))
+                await self._begin(self._held)
             data = message.get("body", b"")
             if x.guard is not None:
                 x.guard.chunk(data)
@@ -69,7 +69,7 @@ class Response:
             if x.receipt is not None and x.receipt.pending:
                 self._held = message
             else:
-                await self._start(self._begun(message))
+                await self._begin(message)
         else:
             if kind == "websocket.accept":
                 self.started = True
@@ -92,14 +92,24 @@ class Response:
             self._x.guard.started(status, headers)
             self._x.guard.chunk(body)
             await self._x.guard.leave()
-        await self._start(self._started({"type": "http.response.start", "status": status, "headers": headers}))
+        await self._begin({"status": status, "headers": headers}, heard=True)
         body = self._replaced(body)
         self._x.outcome.bytes_sent += len(body)
         await self._send({"type": "http.response.body", "body": body})
         self.finished = True
 
-    async def _start(self, message: Message) -> None:
-        """Send the start of the response; once more, without what a plugin put there that no server can send."""
+    async def _begin(self, message: Message, *, heard: bool = False) -> None:
+        """Send the start of a response; once more, without what a plugin put there that no server can send.
+
+        `heard` says that the guard knows of it.
+        """
+        self._held = None
+        headers = list(message.get("headers") or ())
+        if self._x.guard is not None and not heard:
+            self._x.guard.started(message["status"], list(headers))
+        headers = self._headed(message["status"], headers)
+        self.started = True
+        message = {"type": "http.response.start", "status": self._x.outcome.status, "headers": headers}
         try:
             await self._send(message)
         except (TypeError, ValueError, LookupError, RuntimeError):
@@ -135,18 +145,6 @@ class Response:
         noted(self._x, reply)
         headers, body = reply.render(self._x.path, self._x.get(REQUEST_ID), self._x.route.route.surface)
         return reply.status, headers, body
-
-    def _begun(self, message: Message) -> Message:
-        """Return the start of the handler's response as it leaves."""
-        if self._x.guard is not None:
-            self._x.guard.started(message["status"], list(message.get("headers") or []))
-        return self._started(message)
-
-    def _started(self, message: Message) -> Message:
-        self._held = None
-        headers = self._headed(message["status"], list(message.get("headers") or []))
-        self.started = True
-        return {"type": "http.response.start", "status": self._x.outcome.status, "headers": headers}
 
     def _headed(self, status: int, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         x = self._x
