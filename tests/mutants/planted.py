@@ -327,8 +327,8 @@ PLANTED = (
     Planted(
         "a body behind an upgrade is the next request",
         "core/openclaw_gateway/serving/edge.py",
-        "if self.parser.should_upgrade() and not self._should_upgrade():",
-        "if self.parser.should_upgrade() is None:",
+        "if parser.should_upgrade() and not self._should_upgrade():",
+        "if parser.should_upgrade() is None:",
         "tests/fire/test_malformed.py::test_no_payload_smuggles_hangs_or_breaks",
     ),
     Planted(

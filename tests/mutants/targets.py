@@ -52,7 +52,8 @@ TARGETS = (
         " and not retrying and not reset_after",
     ),
     Target(f"{_PLUGINS}/counters/redis_fallback.py", ("tests/plugins/test_counters_fallback.py",)),
-    Target(f"{_PLUGINS}/ratelimit.py", ("tests/plugins/test_ratelimit.py",)),
+    Target(f"{_PLUGINS}/ratelimit/__init__.py", ("tests/plugins/test_ratelimit.py",)),
+    Target(f"{_PLUGINS}/ratelimit/headers.py", ("tests/plugins/test_ratelimit.py",)),
     Target(f"{_PLUGINS}/quota.py", ("tests/plugins/test_quota.py",)),
     Target(f"{_PLUGINS}/concurrency.py", ("tests/plugins/test_concurrency.py",)),
     Target(f"{_PLUGINS}/accounts/ledger.py", (*_ACCOUNTS, *_EVENTS), _SQLITE),
@@ -134,7 +135,7 @@ EQUIVALENT = (
         "of two organisations that have used the same either may be the one that is remembered",
     ),
     Equivalent(
-        f"{_PLUGINS}/ratelimit.py",
+        f"{_PLUGINS}/ratelimit/__init__.py",
         "_LowWater.see",
         "if share < self._now:",
         "if share <= self._now:",

@@ -67,7 +67,7 @@ def as_admin(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, scopes: frozense
         before(x)
         x[PRINCIPAL] = principal
 
-    for compiled in gateway.runner._routes.values():
+    for compiled in gateway.runner._matching._routes.values():
         for call in compiled.request:
             if call.step.id == "request_id":
                 monkeypatch.setattr(call, "function", on_request)

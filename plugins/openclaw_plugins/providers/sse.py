@@ -39,13 +39,11 @@ class EventReader:
         """Return the events that `piece` completes. Raises EventTooLong."""
         # Nearly every upstream sends whole events of one line each.
         if piece[:6] == b"data: " and piece[-2:] == b"\n\n" and not (self._line or self._data or self._name):
-            data = piece[6:-2]
-            each = data.split(b"\n\ndata: ")
-            lines = piece.count(b"\n") if b"\n" in data else 2
-            if lines == 2 * len(each) and len(piece) <= self._limit and b"\r" not in piece:
+            data = piece[6:-2].split(b"\n\ndata: ")
+            if piece.count(b"\n") == 2 * len(data) and len(piece) <= self._limit and b"\r" not in piece:
                 self._started = True
                 self._after_return = False
-                return [Event("", one) for one in each]
+                return [Event("", each) for each in data]
         return self._feed(piece)
 
     def _feed(self, piece: bytes) -> Iterator[Event]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
@@ -17,7 +17,6 @@ from openclaw_gateway.api import (
     MOST,
     PRINCIPAL,
     TIER,
-    TOKENS,
     Balance,
     Charge,
     Counters,
@@ -33,18 +32,10 @@ from openclaw_gateway.api import (
     hookimpl,
     needs,
 )
+from openclaw_plugins.ratelimit.headers import OURS, Shown, Told, headers_of
 
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_OURS = frozenset(b"ratelimit" + name for name in (b"", b"-policy")) | frozenset(
-    b"x-ratelimit-%s%s" % (what, unit)
-    for what in (b"limit", b"remaining", b"reset")
-    for unit in (b"", b"-requests", b"-tokens")
-)
-_REQUESTS, _TOKENS = (
-    tuple(b"x-ratelimit-%s-%s" % (what, unit) for what in (b"limit", b"remaining", b"reset"))
-    for unit in (b"requests", b"tokens")
-)
 
 
 class RateLimit:
@@ -123,7 +114,7 @@ class RateLimit:
         )
         self._watched: dict[tuple[str, str], _Watched] = {}
         #: of the limits of other plugins too, since the headers tell of all rates
-        self._told: dict[tuple[str, str], _Told] = {}
+        self._told: dict[tuple[str, str], Told] = {}
         for tier, limits in self._limits.items():
             for limit in limits:
                 key = (tier, limit.name)
@@ -144,39 +135,18 @@ class RateLimit:
         receipt = x.receipt
         if receipt is None:
             return
-        tightest: _Shown | None = None
-        tokens: _Shown | None = None
         tier = x[TIER].name
-        states, policies = [], []
+        shown = []
         for balance in receipt.balances:
             limit = balance.limit
             if balance.reset_after is None or limit.kind != "rate" or limit.mode == "shadow":
                 continue
-            one = _Shown(self._told.get((tier, limit.name)) or self._told_anew(tier, limit), balance)
-            states.append(one.state)
-            policies.append(one.told.policy)
-            if limit.meter == TOKENS.name:
-                tokens = one
-            elif tightest is None or one.tightness() < tightest.tightness():
-                tightest = one
-        # Tokens speak for the whole where they refused, and where nothing else is limited.
-        shown = tokens if tokens is not None and (tokens.refused or tightest is None) else tightest
-        if shown is None:
+            shown.append(Shown(self._told.get((tier, limit.name)) or self._told_anew(tier, limit), balance))
+        if not shown:
             return
-        ours = [
-            (b"ratelimit", states[0] if len(states) == 1 else b", ".join(states)),
-            (b"ratelimit-policy", policies[0] if len(policies) == 1 else b", ".join(policies)),
-            (b"x-ratelimit-limit", shown.told.limit),
-            (b"x-ratelimit-remaining", shown.remaining),
-            (b"x-ratelimit-reset", shown.seconds),
-        ]
-        if x.route.route.surface == "openai":
-            if tightest is not None:
-                ours += tightest.to_openai(_REQUESTS)
-            if tokens is not None:
-                ours += tokens.to_openai(_TOKENS)
+        ours = headers_of(shown, openai=x.route.route.surface == "openai")
         # A handler hardly ever sets one of these: to look once is cheaper than to look for each.
-        if _OURS.isdisjoint([name for name, _ in head.headers]):
+        if OURS.isdisjoint([name for name, _ in head.headers]):
             head.headers.extend(ours)
         else:
             for name, value in ours:
@@ -193,54 +163,9 @@ class RateLimit:
             if watched is not None:
                 watched.see(balance, self._monotonic())
 
-    def _told_anew(self, tier: str, limit: Limit) -> _Told:
-        told = self._told[tier, limit.name] = _Told(limit)
+    def _told_anew(self, tier: str, limit: Limit) -> Told:
+        told = self._told[tier, limit.name] = Told(limit)
         return told
-
-
-class _Told:
-    """What headers tell of a limit whoever asks, written once."""
-
-    __slots__ = ("capacity", "limit", "most", "policy", "state")
-
-    def __init__(self, limit: Limit) -> None:
-        self.most = limit.limit
-        self.capacity = limit.capacity()
-        self.limit = b"%d" % limit.limit
-        self.policy = _policy(limit)
-        #: what precedes the numbers of one subject
-        self.state = b'"%s";r=' % limit.name.encode()
-
-
-class _Shown:
-    """A balance as headers tell it."""
-
-    __slots__ = ("_left", "_reset", "refused", "remaining", "seconds", "state", "told")
-
-    def __init__(self, told: _Told, balance: Balance) -> None:
-        self.told = told
-        self.refused = balance.refused
-        left = told.capacity - balance.used
-        self._left = left if left > 0 else 0
-        #: to the moment that a client should wait for; after a refusal the same as Retry-After
-        self._reset = balance.reset_after or 0.0
-        if balance.refused and balance.retry_after is not None:
-            self._reset = max(1.0, balance.retry_after)
-        self.remaining = b"%d" % self._left
-        self.seconds = b"%d" % math.ceil(self._reset)
-        self.state = b"%b%b;t=%b" % (told.state, self.remaining, self.seconds)
-
-    def tightness(self) -> tuple[bool, float, float]:
-        """What holds a client up most comes first: refusals, the longest of them before the others."""
-        most = self.told.most
-        left = self._left / most if most else 0.0
-        return not self.refused, -self._reset if self.refused else left, left
-
-    def to_openai(self, names: Sequence[bytes]) -> tuple[tuple[bytes, bytes], ...]:
-        """Return the headers that OpenAI's clients look for, under these names."""
-        reset = self._reset
-        time = b"%dms" % math.ceil(reset * 1000) if 0 < reset < 1 else _openai_duration(math.ceil(reset))
-        return (names[0], self.told.limit), (names[1], self.remaining), (names[2], time)
 
 
 class _LowWater:
@@ -306,17 +231,3 @@ def _limit(full_name: str, name: str, table: RateLimit.Limits) -> Limit:
         on_backend_failure=table.on_backend_failure,
         mode=table.mode,
     )
-
-
-def _policy(limit: Limit) -> bytes:
-    return b'"%s";q=%d;w=%d' % (limit.name.encode(), limit.limit, round(limit.window))
-
-
-@lru_cache(maxsize=4096)
-def _openai_duration(seconds: int) -> bytes:
-    """Write a time as OpenAI does: 1s, 6m0s, 1h0m0s."""
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return b"%dh%dm%ds" % (hours, minutes, rest)
-    return b"%dm%ds" % (minutes, rest) if minutes else b"%ds" % rest
