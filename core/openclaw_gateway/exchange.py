@@ -68,7 +68,7 @@ class ResponseHead:
                 return
 
 
-class Outcome:
+class Outcome(msgspec.Struct, eq=False):
     """How an exchange ended; every `on_complete` sees the same one, exactly once.
 
     `status` is 0 where no response was started. `bytes_sent` counts body bytes. `seconds` is the
@@ -76,16 +76,13 @@ class Outcome:
     the limit's name, that refused. `disconnected` says that the client left before the end.
     """
 
-    __slots__ = ("bytes_sent", "disconnected", "error", "error_code", "refused_by", "seconds", "status")
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.bytes_sent = 0
-        self.seconds = 0.0
-        self.refused_by: str | None = None
-        self.error: BaseException | None = None
-        self.error_code: str | None = None
-        self.disconnected = False
+    status: int = 0
+    bytes_sent: int = 0
+    seconds: float = 0.0
+    refused_by: str | None = None
+    error: BaseException | None = None
+    error_code: str | None = None
+    disconnected: bool = False
 
 
 class Exchange:

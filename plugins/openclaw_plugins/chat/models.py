@@ -49,7 +49,7 @@ class Models:
         self.orders = {alias: self._order(alias, fallbacks) for alias in self._models}
         self._usable = {name: self._usable_in(tier) for name, tier in host.tiers.items()}
         self._candidates: dict[str, Candidate] = {}
-        #: (tier name, alias) → what a call of it may meet, once it was asked for
+        #: (tier name, alias) → what a call of it may meet, once it was asked for; of models that the tier may use
         self._met: dict[tuple[str, str], Sequence[Candidate]] = {}
         self._measures = Measures(
             host.metric(Counter, "model_retries_total", "Calls of a model that were sent again.", ("model", "reason")),
@@ -96,7 +96,7 @@ class Models:
         if candidates is None:
             usable = self.usable(tier)
             candidates = [self._candidates[name] for name in self.orders[alias] if name == alias or name in usable]
-            if tier.name in self._usable:
+            if tier.name in self._usable and alias in usable:
                 self._met[tier.name, alias] = candidates
         use = ModelUse(alias, streamed=stream)
         if MODEL_USE not in x:
@@ -106,7 +106,10 @@ class Models:
 
     def check(self, x: Exchange, name: str) -> None:
         """Refuse a model that is unknown, or that the tier may not use: the two are not told apart."""
-        usable = self.usable(x[TIER])
+        tier = x[TIER]
+        if (tier.name, name) in self._met:
+            return
+        usable = self.usable(tier)
         if name in usable:
             return
         raise Refused(bad_request(f"model: there is no model {name!r:.80}{_meant(name, usable)}", param="model"))

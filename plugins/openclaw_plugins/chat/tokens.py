@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from openclaw_gateway.api import TOKENS, Exchange, Host, ModelUse, Refused
+from openclaw_gateway.api import TIER, TOKENS, Exchange, Host, ModelUse, Refused
 from openclaw_plugins.chat.prices import Prices
 
 _encode = msgspec.json.Encoder().encode
@@ -29,13 +29,19 @@ class Tokens:
         self._host = host
         self._prices = prices
         self._answer = answer
+        #: tier name → whether it limits tokens, once it was asked for
+        self._limits: dict[str, bool] = {}
 
     def counted(self, x: Exchange, alias: str) -> bool:
         """Whether anything asks for the tokens of a call: a limit of the caller's tier, or a price."""
         return alias in self._prices.priced or self._limited(x)
 
     def _limited(self, x: Exchange) -> bool:
-        return self._host.gateway.admission.counts(x, TOKENS)
+        tier = x[TIER].name
+        limited = self._limits.get(tier)
+        if limited is None:
+            limited = self._limits[tier] = self._host.gateway.admission.counts(x, TOKENS)
+        return limited
 
     async def charge(self, x: Exchange, request: Mapping[str, Any]) -> Spent:
         """Admit a chat by its estimate, where tokens are limited. Raises Refused, StoreUnavailable."""

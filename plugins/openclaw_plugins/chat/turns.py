@@ -108,6 +108,10 @@ class Turn:
             assert self._task is not None
             self._task.cancel()
 
+    def leave(self) -> None:
+        """Tell it that its client has left."""
+        self.stop("disconnected")
+
     async def ended(self) -> None:
         """Wait for the end; the wait may be cancelled, the turn is not."""
         if self._task is not None and not self.finished:

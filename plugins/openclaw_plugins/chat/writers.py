@@ -65,8 +65,17 @@ async def write_whole(
     x: Exchange, turn: Turn, receive: Receive, send: Send, *, told: Callable[[bytes], bytes] | None = None
 ) -> None:
     """Answer with one JSON body, as `told` tells it. Raises Refused where the turn failed."""
-    async with _Watched(x, turn, receive):
-        if not turn.finished:
+    if x.when_left(turn.leave):  # as `_Watched`, without what that costs where a request is one short wait
+        try:
+            await turn.ended()
+        except BaseException:
+            turn.stop("shutdown")
+            await turn.ended()
+            raise
+        finally:
+            x.when_left(None)
+    else:
+        async with _Watched(x, turn, receive):
             await turn.ended()
     if turn.stopped in ("disconnected", "slow_reader"):
         x.outcome.disconnected = True
@@ -182,9 +191,10 @@ class _Watched:
         self._watcher: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
-        if not self._x.when_left(self._left):
+        turn = self._turn
+        if not self._x.when_left(turn.leave):
             self._watcher = asyncio.create_task(_gone(self._receive))
-            self._watcher.add_done_callback(lambda task: None if task.cancelled() else self._left())
+            self._watcher.add_done_callback(lambda task: None if task.cancelled() else turn.leave())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -196,9 +206,6 @@ class _Watched:
         if not self._turn.finished:
             self._turn.stop("shutdown" if isinstance(error, asyncio.CancelledError) else "disconnected")
             await self._turn.ended()
-
-    def _left(self) -> None:
-        self._turn.stop("disconnected")
 
 
 async def _gone(receive: Receive) -> None:

@@ -33,8 +33,8 @@ def headers_of(shown: Sequence[Shown], *, openai: bool) -> list[tuple[bytes, byt
     spokesman = tokens if tokens is not None and (tokens.refused or tightest is None) else tightest
     assert spokesman is not None
     headers = [
-        (b"ratelimit", b", ".join([one.state for one in shown])),
-        (b"ratelimit-policy", b", ".join([one.told.policy for one in shown])),
+        (b"ratelimit", shown[0].state if len(shown) == 1 else b", ".join([one.state for one in shown])),
+        (b"ratelimit-policy", spokesman.told.policy if len(shown) == 1 else b", ".join([s.told.policy for s in shown])),
         (b"x-ratelimit-limit", spokesman.told.limit),
         (b"x-ratelimit-remaining", spokesman.remaining),
         (b"x-ratelimit-reset", spokesman.seconds),
