@@ -194,7 +194,8 @@ class Attempts:
         if left <= 0:
             raise _late()
         lane = candidate.lane
-        await lane.enter(left)
+        if (waiting := lane.enter(left)) is not None:
+            await waiting
         call = candidate.call(self._asked)
         self._operation = candidate.embeddings if attempt is _embedded else candidate.chat
         self._began = self._loop.time()

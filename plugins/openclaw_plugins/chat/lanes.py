@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from openclaw_gateway.api import ModelProvider, UpstreamFailed, UpstreamReason
 
@@ -99,14 +99,22 @@ class Lane:
         self._free = asyncio.Semaphore(capacity) if capacity is not None else None
         self._wait = wait
 
-    async def enter(self, patience: float) -> None:
-        """Take a place. Raises UpstreamFailed; who has entered leaves."""
+    def enter(self, patience: float) -> Awaitable[None] | None:
+        """Take a place, or return what waits for one. Raises UpstreamFailed; who has entered leaves."""
         if self._free is not None:
-            try:
-                async with asyncio.timeout(min(self._wait, patience)):
-                    await self._free.acquire()
-            except TimeoutError:
-                raise _unavailable("has no place for one more call", 1.0, "busy") from None
+            return self._entered(self._free, patience)
+        self._ask()
+        return None
+
+    async def _entered(self, free: asyncio.Semaphore, patience: float) -> None:
+        try:
+            async with asyncio.timeout(min(self._wait, patience)):
+                await free.acquire()
+        except TimeoutError:
+            raise _unavailable("has no place for one more call", 1.0, "busy") from None
+        self._ask()
+
+    def _ask(self) -> None:
         rest = self.breaker.ask()
         if rest is not None:
             if self._free is not None:

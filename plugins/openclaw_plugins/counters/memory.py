@@ -68,7 +68,11 @@ class MemoryCounters:
 
     async def admit(self, organization: str, takes: Sequence[Take]) -> Sequence[Balance]:
         now = self._now()
-        self._forget(now, 1)
+        if self._rounds:
+            if self._rounds[0].until <= now:
+                self._forget(now, 1)
+            else:
+                self._rounds.rotate(-1)
         tallies: list[Rate | Holders | None] = [self._tally(organization, take) for take in takes]
         new = [tally for tally in tallies if tally is not None and not tally.kept]
         if new:
@@ -121,7 +125,8 @@ class MemoryCounters:
             if isinstance(tally, Holders) or not (tally.kept or correction.amount > 0):
                 continue
             tally.ask(take.limit, 0, now)
-            self._keep(tally)
+            if not tally.kept:
+                self._keep(tally)
             tally.correct(take.limit, correction.amount, correction.at)
 
     async def release(self, organization: str, takes: Sequence[Take]) -> None:
@@ -174,17 +179,17 @@ class MemoryCounters:
             tally.ask(take.limit, 0, now)
 
     def _charge(self, take: Take, tally: Rate | Holders) -> None:
-        self._keep(tally)
+        if not tally.kept:
+            self._keep(tally)
         if not isinstance(tally, Holders):
             tally.add(take.limit, take.amount)
         elif take.lease is not None:
             tally.hold(take.lease, self._ttl)
 
     def _keep(self, tally: Rate | Holders) -> None:
-        if not tally.kept:
-            tally.kept = True
-            self._tallies[tally.key] = tally
-            self._rounds.append(tally)
+        tally.kept = True
+        self._tallies[tally.key] = tally
+        self._rounds.append(tally)
 
     def _forget(self, now: int, looks: int) -> None:
         """Drop tallies that are empty again, looking at a few in turn, so that no call pays for all."""

@@ -120,6 +120,12 @@ class UpstreamCall:
         assert self._answer is not None
         return await self._answer.read(self.times.next_deadline())
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is known that nothing more comes."""
+        assert self._answer is not None
+        return self._answer.ended
+
     def done(self) -> None:
         """Say that all of the answer that matters has been read."""
         self._done = True

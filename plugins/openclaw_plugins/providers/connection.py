@@ -49,6 +49,10 @@ class DirectAnswer:
     def headers(self) -> Mapping[str, str]:
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self._fields}
 
+    @property
+    def ended(self) -> bool:
+        return self._whole and not self._parts
+
     async def read(self, deadline: float) -> bytes:
         parts = self._parts
         while not parts:

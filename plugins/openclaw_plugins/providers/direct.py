@@ -148,7 +148,13 @@ class DirectTransport:
 
 def _fields(headers: Mapping[str, str]) -> bytes:
     """Write headers. Raises ValueError for one that would be two, without its text."""
-    return "".join([_named(name) + _valued(name, value) for name, value in headers.items()]).encode("latin-1")
+    parts: list[str] = []
+    for name, value in headers.items():
+        # Printable ASCII, as nearly all are, holds nothing that could end a header.
+        if not (value.isascii() and value.isprintable()) and _VALUE.fullmatch(value) is None:
+            raise ValueError(f"headers: {name!r} cannot be sent")
+        parts += (_named(name), value, "\r\n")
+    return "".join(parts).encode("latin-1")
 
 
 @lru_cache(maxsize=256)
@@ -156,13 +162,6 @@ def _named(name: str) -> str:
     if _NAME.fullmatch(name) is None:
         raise ValueError(f"headers: {name!r} cannot be sent")
     return f"{name}: "
-
-
-def _valued(name: str, value: str) -> str:
-    # Printable ASCII, as nearly all are, holds nothing that could end a header.
-    if not (value.isascii() and value.isprintable()) and _VALUE.fullmatch(value) is None:
-        raise ValueError(f"headers: {name!r} cannot be sent")
-    return f"{value}\r\n"
 
 
 def _context(*, verify: bool) -> ssl.SSLContext:

@@ -77,6 +77,10 @@ class ProxiedAnswer:
     def headers(self) -> Mapping[str, str]:
         return {name.lower(): value for name, value in self._response.headers.items()}
 
+    @property
+    def ended(self) -> bool:
+        return False  # to read on is how aiohttp says that an answer was cut
+
     async def read(self, deadline: float) -> bytes:
         import aiohttp
 

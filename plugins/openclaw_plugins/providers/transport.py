@@ -69,6 +69,11 @@ class Answer(Protocol):
         """By lower-case name; of several the last."""
         ...
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is known that nothing more comes, so that nobody has to `read` for it."""
+        ...
+
     async def read(self, deadline: float) -> bytes:
         """Return what of the body has come, waiting for the first of it; empty at the end.
 

@@ -119,6 +119,8 @@ class Upstream:
                 if size > self._max_answer:
                     raise broken("its answer is too large")
                 parts.append(piece)
+                if asked.ended:
+                    break
             answer = parts[0] if len(parts) == 1 else b"".join(parts)
             try:
                 shape.decode(answer)

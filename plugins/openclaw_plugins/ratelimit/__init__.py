@@ -198,12 +198,13 @@ class _LowWater:
 class _Watched:
     """One limit of one tier, with the metrics that speak of it."""
 
-    __slots__ = ("_hits", "_low", "_most", "_shadow_hits")
+    __slots__ = ("_capacity", "_hits", "_low", "_most", "_shadow_hits")
 
     def __init__(self, limit: Limit, hits: Counter, shadow_hits: Counter) -> None:
         self._hits = hits
         self._shadow_hits = shadow_hits
         self._most = limit.limit
+        self._capacity = limit.capacity()
         self._low = _LowWater(limit.window)
 
     def see(self, balance: Balance, at: float) -> None:
@@ -212,7 +213,8 @@ class _Watched:
         elif balance.retry_after is not None:
             self._shadow_hits.inc()
         if self._most:
-            self._low.see(balance.remaining / self._most, at)
+            left = self._capacity - balance.used
+            self._low.see(left / self._most if left > 0 else 0.0, at)
 
     def lowest(self, monotonic: Callable[[], float]) -> float:
         return self._low.read(monotonic())
