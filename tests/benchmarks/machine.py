@@ -11,7 +11,8 @@ def build() -> str:
     """How the interpreter says that it was built: without a profile and the linker's help it is far slower."""
     told = str(sysconfig.get_config_var("CONFIG_ARGS") or "")
     flags = [flag for flag in ("--enable-optimizations", "--with-lto", "--enable-shared") if flag in told]
-    return f"built with {' '.join(flags)}" if flags else "built with none of the flags that make it fast"
+    how = f"with {' '.join(flags)}" if flags else "with none of the flags that make it fast"
+    return f"built by {' '.join(platform.python_compiler().split())} {how}"
 
 
 def machine() -> str:
