@@ -54,6 +54,7 @@ class Runner:
     ) -> None:
         self._app: Callable[[Any, Any, Any], Awaitable[None]] = app
         self._matching = Matching(app, routes, unmatched)
+        #: path and method → the route of a request, and why it is refused where it has none
         self.match = self._matching.http
         self._admission = admission
         self._peers = peers
@@ -103,7 +104,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the client gets a clean 500
             await self._fault(x, response, error)
         finally:
-            if x.receipt is not None and x.receipt.open:
+            if x.receipt is not None and x.receipt.open:  # as `complete`, without a coroutine for it
                 await self._settled(x)
             self._complete(x)
             del scope["exchange"]  # they hold one another, and only the garbage collector would find them
@@ -244,9 +245,7 @@ class Runner:
             elif not response.finished:
                 await response.deny(refusal)
         finally:
-            if x.receipt is not None and x.receipt.open:
-                await self._settled(x)
-            self._complete(x)
+            await self.complete(x)
             del scope["exchange"]
 
     async def message(self, parent: Exchange, *, metered: bool = True) -> tuple[Exchange, Refusal | None]:
@@ -266,7 +265,7 @@ class Runner:
         return x, None
 
     async def complete(self, x: Exchange) -> None:
-        """Settle and complete a message exchange, exactly once."""
+        """Settle and complete an exchange, exactly once."""
         if x.receipt is not None and x.receipt.open:
             await self._settled(x)
         self._complete(x)
