@@ -86,6 +86,14 @@ async def test_answers_without_a_body_have_none(method: str, status: int, header
     assert it.pipe.writes[0].endswith(sent)
 
 
+async def test_a_length_in_capitals_is_a_length() -> None:
+    it = Exchange()
+    await it.start((b"Content-Type", b"text/plain"), (b"Content-Length", b"2"))
+    await it.body(b"ok")
+    head = b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\n"
+    assert it.pipe.writes == [head + b"ok"]
+
+
 @pytest.mark.parametrize("keep_alive", [True, False])
 async def test_a_connection_that_ends_says_so_once(keep_alive: bool) -> None:
     it = Exchange(keep_alive=keep_alive)

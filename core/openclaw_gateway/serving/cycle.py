@@ -85,6 +85,12 @@ class Cycle(RequestResponseCycle):
                 chunked = True
             elif name == b"connection" and b"close" in [token.strip() for token in value.lower().split(b",")]:
                 closes = True
+        if chunked is None:
+            # No length was found, and one may stand there in capitals: two framings of one answer are none.
+            names = b"\n".join([name for name, _ in headers])
+            if names != names.lower():
+                self._start({**message, "headers": [(name.lower(), value) for name, value in message["headers"]]})
+                return
         if not self.keep_alive and not closes:
             headers.append((b"connection", b"close"))
         if chunked is None and self.scope["method"] != "HEAD" and status not in (204, 304):

@@ -35,22 +35,23 @@ class KeyCheck:
 
     def known(self, credential: bytes) -> Principal | None:
         """Return whom a key proves that was found good of late; None for every other."""
+        if len(credential) != keys.LENGTH:
+            return None
         principal = self.verified.get(fingerprint(credential), self._clock.monotonic())
         if principal is None or (principal.expires_at is not None and principal.expires_at <= self._clock.now()):
             return None
         return principal
 
     async def found(self, credential: bytes, peppers: Peppers) -> Principal | Refusal:
-        """Return whom the key proves, or the one refusal. Raises StoreUnavailable."""
-        if len(credential) != keys.LENGTH:
+        """Ask the store whom a key proves that is not `known`; return that, or the one refusal.
+
+        Raises StoreUnavailable.
+        """
+        key_id = keys.key_id(credential)
+        if key_id is None:
             return REFUSED
         mark = fingerprint(credential)
-        found: Principal | Refusal | None = self.verified.get(mark, self._clock.monotonic())
-        if found is None:
-            key_id = keys.key_id(credential)
-            if key_id is None:
-                return REFUSED
-            found = await self.flights.join(mark, lambda: self._looked_up(mark, key_id, credential, peppers))
+        found = await self.flights.join(mark, lambda: self._looked_up(mark, key_id, credential, peppers))
         if isinstance(found, Principal) and found.expires_at is not None and found.expires_at <= self._clock.now():
             return REFUSED
         return found
