@@ -60,6 +60,26 @@ async def test_admits_exactly_the_limit_under_concurrency(stores: Stores) -> Non
     assert await columns(stores) == [(10, 0)]
 
 
+async def test_what_is_held_leaves_no_room_for_others(stores: Stores) -> None:
+    await stores.accounts.reserve("acme", [take(QUOTA, 1)])
+    await stores.accounts.reserve("acme", [take(QUOTA, 8)])
+    answers = await asyncio.gather(*(stores.accounts.reserve("acme", [take(QUOTA)]) for _ in range(3)))
+    assert [bool(holds) for _, holds in answers] == [True, False, False]
+    assert await columns(stores) == [(0, 10)]
+
+
+async def test_who_waited_for_a_row_sees_what_was_used_meanwhile(stores: Stores) -> None:
+    await stores.accounts.reserve("acme", [take(QUOTA)])
+    async with stores.database.transaction(None, operation="update", table="openclaw_usage") as connection:
+        await connection.execute(text("UPDATE openclaw_usage SET used = 8"))
+        waiting = asyncio.create_task(stores.accounts.reserve("acme", [take(QUOTA, 2)]))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+    balances, holds = await waiting
+    assert (balances[0].refused, list(holds)) == (True, [])
+    assert await columns(stores) == [(8, 1)]
+
+
 async def test_two_gateways_on_one_store_admit_the_limit_together(config: dict[str, Any], tmp_path: Path) -> None:
     async with Stores(tmp_path, config, {}).opened() as one, Stores(tmp_path, config, {}).opened() as two:
         answers = await asyncio.gather(
@@ -85,6 +105,32 @@ async def test_two_processes_admit_exactly_the_limit(stores: Stores, config: dic
     assert sum(granted) == 2500 and all(granted), granted
     assert sum(int(counts[1]) for counts in told) == 1500
     assert await columns(stores) == [(2500, 0)]
+
+
+async def test_two_gateways_that_reserve_and_settle_on_the_same_rows_keep_their_books(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    """Each row is waited for all the time, so that what a statement saw when it began is old when it has the lock."""
+    limits = [quota(10**6, f"quota.{name}") for name in ("one", "two", "three")]
+    charged = [0, 0, 0]
+
+    async def client(stores: Stores, number: int) -> None:
+        for turn in range(12):
+            chosen = [(number + turn) % 3, (number + turn * 2 + 1) % 3]
+            _, holds = await stores.accounts.reserve("acme", [take(limits[i], 2) for i in sorted(set(chosen))])
+            if (number + turn) % 5 == 0:
+                await stores.accounts.void(holds)
+                continue
+            await stores.accounts.commit([replace(hold, charge=1 + turn % 3) for hold in holds])
+            for i in set(chosen):
+                charged[i] += 1 + turn % 3
+
+    async with Stores(tmp_path, config, {}).opened() as one, Stores(tmp_path, config, {}).opened() as two:
+        await asyncio.gather(*(client(stores, number) for number in range(12) for stores in (one, two)))
+        assert [await used(one, limit) for limit in limits] == charged
+        assert sum(held for _, held in await columns(one)) == 0
+        for stores in (one, two):
+            assert stores.registry.get_sample_value("accounts_resolved_twice_total") == 0
 
 
 async def test_what_is_voided_costs_nothing_and_what_is_committed_stays(stores: Stores) -> None:

@@ -52,6 +52,27 @@ PLANTED = (
         _CONTRACT + "test_two_processes_admit_exactly_the_limit[postgresql]",
     ),
     Planted(
+        "a batch looks for room without a lock",
+        f"{_ACCOUNTS}/at_once.py",
+        "  ORDER BY 1, 2, 3, 4 FOR UPDATE OF u",
+        "  ORDER BY 1, 2, 3, 4",
+        _CONTRACT + "test_who_waited_for_a_row_sees_what_was_used_meanwhile[postgresql]",
+    ),
+    Planted(
+        "a batch does not look for room",
+        f"{_ACCOUNTS}/at_once.py",
+        "u.used + k.used + u.held + k.held > k.room",
+        "u.used + k.used > k.room",
+        _CONTRACT + "test_what_is_held_leaves_no_room_for_others[postgresql]",
+    ),
+    Planted(
+        "a batch settles what had been settled",
+        f"{_ACCOUNTS}/at_once.py",
+        "h.hold_id = ANY($11::uuid[]) AND h.state = 'held'",
+        "h.hold_id = ANY($11::uuid[])",
+        _CONTRACT + "test_a_hold_is_resolved_once[postgresql]",
+    ),
+    Planted(
         "a hold is charged as often as it is committed",
         f"{_ACCOUNTS}/ledger.py",
         'if state not in ("held", "expired"):',

@@ -65,6 +65,11 @@ TARGETS = (
         _ACCOUNTS,  # over both stores: it has a half for each
         "all_or_nothing or resolved_once or leases_stand or expired or month_is or standings",
     ),
+    Target(
+        f"{_PLUGINS}/accounts/at_once.py",
+        (*_ACCOUNTS, "tests/contracts/test_account_machine.py"),
+        "postgresql and (any_history or two_gateways or admits_exactly or all_or_nothing or resolved_once or leases)",
+    ),
     Target(f"{_PLUGINS}/accounts/reading.py", (*_ACCOUNTS, *_EVENTS), _SQLITE),
     Target(f"{_PLUGINS}/accounts/outbox.py", _EVENTS, "sqlite"),
     Target(f"{_PLUGINS}/accounts/periods.py", _PERIODS),
@@ -122,9 +127,9 @@ EQUIVALENT = (
     ),
     Equivalent(
         f"{_PLUGINS}/accounts/periods.py",
-        "seconds_left",
-        _DAY + "(day.replace(day=28) + timedelta(days=4)).replace(day=1)",
-        _DAY + "(day.replace(day=28) + timedelta(days=5)).replace(day=1)",
+        "_calendar",
+        "return f'{start:%Y-%m}', (start.replace(day=28) + timedelta(days=4)).replace(day=1)",
+        "return f'{start:%Y-%m}', (start.replace(day=28) + timedelta(days=5)).replace(day=1)",
         "the 28th and five days is in the next month as well",
     ),
     Equivalent(

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import aiosqlite
+import asyncpg
 import pytest
 from contracts.conftest import Stores
 
 from openclaw_gateway.api import Limit, Take
+from openclaw_plugins.accounts import at_once
+from openclaw_plugins.database.pool import SqlDatabase
 
 QUOTA = Limit(name="quota.messages", meter="messages", kind="quota", limit=10**9)
 
@@ -78,3 +81,31 @@ async def test_statements_of_a_batch_do_not_grow_with_it(tmp_path: Path) -> None
         assert kinds["BEGIN"] == kinds["COMMIT"] == after - batches
         # reads are by the transaction; only what is written is by the hold
         assert kinds["SELECT"] <= alone * (after - batches)
+
+
+async def test_a_usual_batch_is_one_round_trip_to_postgresql(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = Stores(tmp_path, {"url": postgres_url}, {})
+    await stores.database.upgrade()
+    async with stores.opened():
+        await pair(stores)  # makes the row, and shows the statement to the server
+        await pair(stores)
+        asked: list[str] = []
+        for name in ("_do_execute", "_copy_out", "_copy_in"):
+            call = getattr(asyncpg.Connection, name)
+
+            async def counted(self: Any, query: str, *arguments: Any, call: Any = call, **named: Any) -> Any:
+                asked.append(query)
+                return await call(self, query, *arguments, **named)
+
+            monkeypatch.setattr(asyncpg.Connection, name, counted)
+        monkeypatch.setattr(SqlDatabase, "transaction", None)
+        batches = stores.registry.get_sample_value("accounts_batch_size_count")
+        await pair(stores)
+        assert asked == [at_once.STATEMENT] * 2
+        await asyncio.gather(*(pair(stores) for _ in range(32)))
+        after = stores.registry.get_sample_value("accounts_batch_size_count")
+        assert batches is not None and after is not None
+        assert set(asked) == {at_once.STATEMENT} and len(asked) == after - batches < 16
+        monkeypatch.undo()

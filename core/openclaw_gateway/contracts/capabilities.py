@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -195,6 +195,16 @@ class Database(Protocol):
 
         On SQLite it is one switch of thread, where a transaction of statements takes several for each. It runs to
         its end once it has begun. Raises as `transaction` does.
+        """
+        ...
+
+    async def statement(
+        self, text: str, parameters: Sequence[Any], *, operation: str, table: str
+    ) -> Sequence[Sequence[Any]]:
+        """Run one statement of the store's own words, which is a transaction by itself and sees every organisation.
+
+        On PostgreSQL it is one round trip, where `run` takes three more to begin and to end. Returns its rows. Raises
+        as `transaction` does.
         """
         ...
 

@@ -33,7 +33,8 @@ from openclaw_gateway.api import (
     hookimpl,
     needs,
 )
-from openclaw_plugins.accounts import ledger, outbox, reading
+from openclaw_plugins.accounts import at_once, ledger, outbox, reading
+from openclaw_plugins.accounts.at_once import AtOnce
 from openclaw_plugins.accounts.lane import Lane, Works
 from openclaw_plugins.accounts.ledger import COUNTS, Ledger, row_key
 from openclaw_plugins.accounts.outbox import Outbox
@@ -214,8 +215,19 @@ class SqlAccounts:
         return datetime.fromtimestamp(self._host.clock.now(), UTC)
 
     async def _transact(self, batch: Works) -> None:
+        if self._database.shared and await self._is_usual(batch):
+            return
         work = partial(self._work, batch)
         self._worked(*await self._database.run(work, operation="update", table="openclaw_usage"))
+
+    async def _is_usual(self, batch: Works) -> bool:
+        """Do a batch in one statement, if it is one that can be."""
+        asked = AtOnce(batch, self._guess(), self._config.hold_ttl)
+        return asked.possible and asked.answered(
+            await self._database.statement(
+                at_once.STATEMENT, asked.parameters, operation="update", table="openclaw_usage"
+            )
+        )
 
     def _work(self, batch: Works, connection: Connection) -> tuple[int, bool]:
         """Do a batch; return how many holds had been resolved before, and whether there are events to tell."""

@@ -1,4 +1,4 @@
-"""Runs the synchronous work of one transaction where its store is: inside SQLite's own thread, in one step.
+"""Runs work where its store is: a transaction inside SQLite's thread in one step, a statement by PostgreSQL's driver.
 
 Awaited statement by statement, SQLite costs several switches of thread for each; the work is the same on every
 store, so here is the only place that knows the difference.
@@ -7,13 +7,13 @@ store, so here is the only place that knows the difference.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import msgspec
 from sqlalchemy import Connection, create_engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import StaticPool
 
@@ -66,6 +66,29 @@ async def in_one_step(connection: AsyncConnection, begin: str, work: Callable[[C
 
     found: T = await driver._execute(step)
     return found
+
+
+async def fetched(connection: AsyncConnection, text: str, parameters: Sequence[Any]) -> Sequence[Sequence[Any]]:
+    """Run one statement on PostgreSQL, outside any transaction, and return its rows. Raises what SQLAlchemy would.
+
+    It is the driver that is asked: SQLAlchemy's account of a result costs as much as all the rest of a statement.
+    """
+    import asyncpg  # here, for an embedded gateway starts without it
+
+    driver = await _driver_of(connection)
+    if driver.is_closed():
+        # the server went away since it was last used, and may be back
+        await connection.invalidate()
+        driver = await _driver_of(connection)
+    try:
+        rows: Sequence[Sequence[Any]] = await driver.fetch(text, *parameters)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        if driver.is_closed() or isinstance(error, asyncpg.InternalClientError):
+            await connection.invalidate()
+        wrong = isinstance(error, (asyncpg.IntegrityConstraintViolationError, asyncpg.SyntaxOrAccessError))
+        kind = ProgrammingError if wrong else DBAPIError
+        raise kind(text, None, error, hide_parameters=True) from error
+    return rows
 
 
 async def _driver_of(connection: AsyncConnection) -> Any:

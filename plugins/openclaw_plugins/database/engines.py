@@ -61,6 +61,8 @@ class Pools(msgspec.Struct, frozen=True):
     writer: AsyncEngine
     reader: AsyncEngine
     maintenance: AsyncEngine
+    #: for statements that are transactions by themselves and belong to no tenant
+    statements: AsyncEngine
     #: SQLite's: each connection has one
     threads: WeakSet[Thread]
 
@@ -76,6 +78,8 @@ class Pools(msgspec.Struct, frozen=True):
             yield "writer", self.writer
             yield "reader", self.reader
         yield "maintenance", self.maintenance
+        if self.statements is not self.writer:
+            yield "statements", self.statements
 
     async def close(self) -> None:
         """Close every connection, and wait for the threads of those that were left in the middle of something.
@@ -131,10 +135,13 @@ def open_pools(url: URL, options: Options) -> Pools:
     """Build the engines; nothing is connected before the first transaction."""
     if url.get_backend_name() == "postgresql":
         main = _postgresql(url, options, size=options.pool_size)
-        return Pools(main, main, _postgresql(url, options, size=2), WeakSet())
+        few = partial(_postgresql, url, options, size=2)
+        return Pools(main, main, few(), few(system=True), WeakSet())
     threads: WeakSet[Thread] = WeakSet()
+    writer = _sqlite(url, options, threads, size=1, write=True)
     return Pools(
-        writer=_sqlite(url, options, threads, size=1, write=True),
+        writer=writer,
+        statements=writer,
         reader=_sqlite(url, options, threads, size=min(4, options.pool_size), write=False),
         maintenance=_sqlite(url, options, threads, size=1, write=False),
         threads=threads,
@@ -170,7 +177,8 @@ def _join(threads: list[Thread]) -> None:
         thread.join(max(0.0, end - time.monotonic()))
 
 
-def _postgresql(url: URL, options: Options, *, size: int) -> AsyncEngine:
+def _postgresql(url: URL, options: Options, *, size: int, system: bool = False) -> AsyncEngine:
+    """Build an engine. On one that is `system` each statement commits by itself, and sees every organisation."""
     settings = {
         "application_name": "openclaw-gateway",
         "timezone": "UTC",
@@ -180,9 +188,12 @@ def _postgresql(url: URL, options: Options, *, size: int) -> AsyncEngine:
     }
     if options.role is not None:
         settings["role"] = options.role
+    if system:
+        settings["app.system"] = "on"
     url, tls = secured(url)
     return create_async_engine(
         url,
+        **({"isolation_level": "AUTOCOMMIT"} if system else {}),
         pool_size=size,
         max_overflow=0,
         # an error's text would else hold what clients wrote, and errors are logged

@@ -27,7 +27,7 @@ from openclaw_gateway.api import (
     hookimpl,
 )
 from openclaw_plugins.database import schema
-from openclaw_plugins.database.driver import in_one_step, inside
+from openclaw_plugins.database.driver import fetched, in_one_step, inside
 from openclaw_plugins.database.engines import (
     BEGIN_TO_READ,
     BEGIN_TO_WRITE,
@@ -115,6 +115,19 @@ class SqlDatabase:
         with self._watched.transaction(operation, table):
             async with self._engine(operation).connect() as connection:
                 return await in_one_step(connection, BEGIN_TO_READ if operation == "select" else BEGIN_TO_WRITE, work)
+
+    async def statement(
+        self, text: str, parameters: Sequence[Any], *, operation: str, table: str
+    ) -> Sequence[Sequence[Any]]:
+        def ask(connection: Connection) -> Sequence[Sequence[Any]]:
+            result = connection.exec_driver_sql(text, tuple(parameters))
+            return result.all() if result.returns_rows else ()
+
+        if not self.shared:
+            return await self.run(ask, operation=operation, table=table)
+        with self._watched.transaction(operation, table):
+            async with self._open().statements.connect() as connection:
+                return await fetched(connection, text, parameters)
 
     async def inside(self, connection: AsyncConnection, work: Callable[[Connection], T]) -> T:
         return await inside(connection, work)
@@ -214,14 +227,18 @@ class SqlDatabase:
             role=None if owner else config.application_role,
         )
 
-    def _engine(self, operation: str) -> AsyncEngine:
+    def _open(self) -> Pools:
         if self._pools is None:
             raise StoreUnavailable("database", "not open")
+        return self._pools
+
+    def _engine(self, operation: str) -> AsyncEngine:
+        pools = self._open()
         if operation == "select":
-            return self._pools.reader
+            return pools.reader
         if operation == "sweep":
-            return self._pools.sweeper
-        return self._pools.writer
+            return pools.sweeper
+        return pools.writer
 
     async def _settle_schema(self) -> None:
         automatic = self._config.auto_upgrade
@@ -253,9 +270,7 @@ class SqlDatabase:
         return self.transaction(None, operation="select", table="alembic_version")
 
     async def _probe(self) -> Mapping[str, Any]:
-        pools = self._pools
-        if pools is None:
-            raise StoreUnavailable("database", "not open")
+        pools = self._open()
         try:
             async with pools.maintenance.connect() as connection:
                 await connection.execute(text("SELECT 1"))

@@ -16,7 +16,15 @@ class Settings(PluginConfig, frozen=True, kw_only=True):
         Secret | None,
         Meta(description="postgresql://user:password@host/name or sqlite:///file; by default a file in data_dir."),
     ] = None
-    pool_size: Annotated[int, Meta(ge=1, le=500, description="Connections of this process.")] = 10
+    pool_size: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=500,
+            description="Connections of this process for requests. On PostgreSQL it may open four more: two for probes "
+            "and upkeep, two for statements of the account.",
+        ),
+    ] = 10
     pool_timeout: Annotated[
         Duration, Meta(description="How long a request may wait for a connection before it gets a 503.")
     ] = Duration(1)
