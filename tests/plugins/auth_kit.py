@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,13 @@ class SqliteKeys:
     async def run(self, work: Callable[[sa.Connection], Any], *, operation: str, table: str) -> Any:
         async with self.transaction(None, operation=operation, table=table) as connection:
             return await self.inside(connection, work)
+
+    async def statement(self, text: str, parameters: Sequence[Any], *, operation: str, table: str) -> Any:
+        return await self.run(
+            lambda connection: connection.exec_driver_sql(text, tuple(parameters)).all(),
+            operation=operation,
+            table=table,
+        )
 
     async def inside(self, connection: AsyncConnection, work: Callable[[sa.Connection], Any]) -> Any:
         return await connection.run_sync(work)

@@ -55,7 +55,8 @@ INDEXES = {
     "idx_executions_status",
     "idx_audit_org",
     "idx_api_keys_created",
-    "idx_holds_expires",
+    "idx_holds_counting",
+    "idx_holds_resolved",
     "idx_holds_holder",
     "idx_quota_events_open",
     "idx_idempotency_expires",
@@ -674,7 +675,7 @@ def test_db_commands(tmp_path: Path) -> None:
     assert code == 0 and msgspec.json.decode(output)["matches"] is True
     code, output = run("check", "--json")
     assert code == 0
-    assert msgspec.json.decode(output)["current"] == ["0007"]
+    assert msgspec.json.decode(output)["current"] == ["0008"]
 
 
 async def test_two_databases_have_pools_of_their_own_names(tmp_path: Path) -> None:

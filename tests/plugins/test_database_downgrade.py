@@ -51,14 +51,14 @@ def test_down_by_one_and_up_again_keeps_what_was_stored(file: Path) -> None:
     assert run(file, "upgrade")[0] == 0
     asyncio.run(said(file, "The quick brown fox"))
     code, output = run(file, "downgrade", "0006", answer="n\n")
-    assert code == 1 and "undoes 0007: The words of messages" in output and "Go on? [y/N]" in output
-    assert run(file, "current") == (0, "0007\n")
+    assert code == 1 and "undoes 0008: Reservations that still count" in output and "Go on? [y/N]" in output
+    assert run(file, "current") == (0, "0008\n")
 
     code, output = run(file, "downgrade", "0006", answer="y\n")
     assert code == 0 and output.endswith("the schema is at 0006\n")
     code, output = run(file, "check")
-    assert code == 1 and "is at 0006, this gateway needs 0007: run `openclaw-gateway db upgrade`" in output
-    with pytest.raises(StartFailed, match="needs 0007"):
+    assert code == 1 and "is at 0006, this gateway needs 0008: run `openclaw-gateway db upgrade`" in output
+    with pytest.raises(StartFailed, match="needs 0008"):
         asyncio.run(found(file, "fox"))
 
     assert run(file, "upgrade")[0] == 0
@@ -69,9 +69,9 @@ def test_without_a_question_and_for_a_program(file: Path) -> None:
     assert run(file, "upgrade")[0] == 0
     result = CliRunner().invoke(db, ["downgrade", "0004", "--yes", "--json", "--config", str(file)])
     assert result.exit_code == 0
-    assert [line.split(":")[0] for line in result.stderr.splitlines()] == [f"undoes 000{n}" for n in (7, 6, 5)]
+    assert [line.split(":")[0] for line in result.stderr.splitlines()] == [f"undoes 000{n}" for n in (8, 7, 6, 5)]
     state = msgspec.json.decode(result.stdout)
-    assert (state["current"], state["needed"], state["matches"]) == (["0004"], ["0007"], False)
+    assert (state["current"], state["needed"], state["matches"]) == (["0004"], ["0008"], False)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, or_, select, tuple_, update
+from sqlalchemy import Connection, RowMapping, bindparam, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from uuid_utils import uuid7
 
@@ -18,16 +18,16 @@ from openclaw_gateway.api import Balance, Hold, Refused, Take, conflict
 from openclaw_plugins.accounts import thresholds
 from openclaw_plugins.accounts.periods import seconds_left
 from openclaw_plugins.accounts.statements import Held, Resolved, Written, statements
-from openclaw_plugins.accounts.tables import holds, now, quota_events, usage
+from openclaw_plugins.accounts.tables import holds, now, quota_events
 from openclaw_plugins.accounts.work import Key, Reservation, Settlement, hold_key, key_of
 
-_KEY = (usage.c.organization_id, usage.c.subject, usage.c.limit_name, usage.c.period)
 _HOLD_KEY = (holds.c.organization_id, holds.c.subject, holds.c.limit_name, holds.c.period)
 _NOW = select(now())
-PEEK = select(*_KEY, usage.c.used + usage.c.held, now().label("now")).where(tuple_(*_KEY).in_(bindparam("keys")))
 _CLOSE = update(holds).where(holds.c.hold_id == bindparam("id")).values(state=bindparam("new_state"))
-#: what still counts against a limit: a reservation, or the lease of something stored
-COUNTS = or_(holds.c.state == "held", (holds.c.state == "committed") & (holds.c.kind == "lease"))
+#: what still counts against a limit: a reservation, or the lease of something stored. It has an index, which a store
+#: takes only where it reads the very words of its condition
+COUNTS = text("(state = 'held' OR (state = 'committed' AND kind = 'lease'))")
+RESOLVED = text("NOT (state = 'held' OR (state = 'committed' AND kind = 'lease'))")
 
 _RESOLVED = conflict("the request was given up meanwhile, and may be carried out anew; ask again", retry_after=1)
 

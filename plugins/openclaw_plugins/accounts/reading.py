@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, RowMapping, and_, or_, select
 
 from openclaw_gateway.api import Standing
-from openclaw_plugins.accounts.ledger import COUNTS, PEEK, aware, clock
-from openclaw_plugins.accounts.tables import holds, usage
+from openclaw_plugins.accounts.ledger import COUNTS, aware, clock
+from openclaw_plugins.accounts.tables import holds, now, usage
 from openclaw_plugins.accounts.work import Key
+
+_KEY = (usage.c.organization_id, usage.c.subject, usage.c.limit_name, usage.c.period)
+_PEEK = select(*_KEY, usage.c.used + usage.c.held, now().label("now"))
 
 
 def standing(connection: Connection, keys: Sequence[Key]) -> tuple[datetime | None, dict[Key, int]]:
     """Read what is used or held, without a lock, and the time; None where there is no row to read it with."""
-    now = None
+    time = None
     found: dict[Key, int] = {}
-    for *key, used, then in connection.execute(PEEK, {"keys": sorted(set(keys))}) if keys else ():
+    # not `(a, b) IN (...)`, for which SQLite reads the whole table
+    rows = (and_(*(column == part for column, part in zip(_KEY, key, strict=True))) for key in sorted(set(keys)))
+    for *key, used, then in connection.execute(_PEEK.where(or_(*rows))) if keys else ():
         found[tuple(key)] = used
-        now = aware(then)
-    return now, found
+        time = aware(then)
+    return time, found
 
 
 def leases_of(connection: Connection, organization: str, meter: str, holder: str) -> Sequence[RowMapping]:

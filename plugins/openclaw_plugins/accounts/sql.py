@@ -36,7 +36,7 @@ from openclaw_gateway.api import (
 from openclaw_plugins.accounts import at_once, ledger, outbox, reading
 from openclaw_plugins.accounts.at_once import AtOnce
 from openclaw_plugins.accounts.lane import Lane, Works
-from openclaw_plugins.accounts.ledger import COUNTS, Ledger, row_key
+from openclaw_plugins.accounts.ledger import RESOLVED, Ledger, row_key
 from openclaw_plugins.accounts.outbox import Outbox
 from openclaw_plugins.accounts.periods import seconds_left
 from openclaw_plugins.accounts.tables import holds as holds_table
@@ -194,7 +194,7 @@ class SqlAccounts:
                 book.write()
                 given_back = len(found)
             long_ago = now - timedelta(seconds=self._config.keep_resolved)
-            connection.execute(delete(holds_table).where(~COUNTS, holds_table.c.expires_at < long_ago))
+            connection.execute(delete(holds_table).where(RESOLVED, holds_table.c.expires_at < long_ago))
             outbox.forget(connection, now)
             return given_back
 

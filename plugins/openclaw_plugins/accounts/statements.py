@@ -1,14 +1,15 @@
 """The statements that every charge runs, written out for each store, with rows that go in and come out as they are.
 
 SQLAlchemy builds a statement, and converts every value, anew for each row: that cost more than the database's own work.
-Here a batch of any size is one statement of one text, which the server or the driver has prepared. What runs rarely is
-written with SQLAlchemy, beside its use. Times are in UTC; ids of holds are those of the contract.
+Here a batch of any size is one statement of one text, which the server has prepared, or a few, which the driver has.
+What runs rarely is written with SQLAlchemy, beside its use. Times are in UTC; ids of holds are those of the contract.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -16,11 +17,35 @@ from sqlalchemy import Connection
 
 from openclaw_plugins.accounts.work import Key
 
+# `(rows)` stands for as many rows of places as there are; behind it ?, for what is the same for all of them.
 _LOCK_ON_SQLITE = (
-    "SELECT organization_id, subject, limit_name, period, used, held, tier, announced,"
-    " strftime('%Y-%m-%d %H:%M:%f', 'now') FROM openclaw_usage"
-    " WHERE (organization_id, subject, limit_name, period) IN (VALUES (keys)) ORDER BY 1, 2, 3, 4"
+    # (a, b) IN (VALUES ...) would read the whole table
+    "WITH n(o, s, l, p) AS (VALUES (rows))"
+    " SELECT organization_id, subject, limit_name, period, used, held, tier, announced,"
+    " strftime('%Y-%m-%d %H:%M:%f', 'now') FROM n CROSS JOIN openclaw_usage"
+    " ON organization_id = n.o AND subject = n.s AND limit_name = n.l AND period = n.p"
 )
+_MAKE_ON_SQLITE = (
+    "WITH n(o, s, l, p) AS (VALUES (rows))"
+    " INSERT INTO openclaw_usage (organization_id, subject, limit_name, period, used, held, tier, announced,"
+    " updated_at) SELECT o, s, l, p, 0, 0, '', 0, ? FROM n WHERE true ON CONFLICT DO NOTHING"
+)
+_HOLD_ON_SQLITE = (
+    "WITH n(i, o, s, l, p, m, k, a, h, e) AS (VALUES (rows))"
+    " INSERT INTO openclaw_holds (hold_id, organization_id, subject, limit_name, period, meter, kind, amount,"
+    " state, holder, created_at, expires_at) SELECT i, o, s, l, p, m, k, a, 'held', h, ?, e FROM n"
+)
+_RESOLVE_ON_SQLITE = (
+    "WITH n(i, s, h, e) AS (VALUES (rows))"
+    " UPDATE openclaw_holds SET state = n.s, holder = n.h, expires_at = n.e FROM n WHERE hold_id = n.i"
+)
+_WRITE_ON_SQLITE = (
+    "WITH n(o, s, l, p, used, held, tier, announced) AS (VALUES (rows))"
+    " UPDATE openclaw_usage SET used = n.used, held = n.held, tier = n.tier, announced = n.announced, updated_at = ?"
+    " FROM n WHERE organization_id = n.o AND subject = n.s AND limit_name = n.l AND period = n.p"
+)
+#: rows of one statement at most; SQLite has long taken no more than 999 values
+_BLOCK = 64
 
 
 class Locked(NamedTuple):
@@ -94,29 +119,27 @@ def statements(connection: Connection) -> Statements:
 
 
 class OnSqlite:
-    """Rows one after the other: the driver repeats a prepared statement in C. Ids and times are texts there."""
+    """Many rows are one step of the driver, which lets go of the interpreter at each. Ids and times are texts there.
+
+    It is the driver that is asked: SQLAlchemy's account of an execution costs more than SQLite's work.
+    """
 
     __slots__ = ("_run",)
 
     def __init__(self, connection: Connection) -> None:
-        self._run = connection.exec_driver_sql
+        driver: Any = connection.connection.dbapi_connection
+        self._run = driver.execute
 
     def lock(self, keys: Sequence[Key]) -> tuple[list[Locked], datetime | None]:
         # The transaction is the only one that writes, so that all rows are its own.
-        found = self._run(
-            _LOCK_ON_SQLITE.replace("(keys)", ", ".join(["(?, ?, ?, ?)"] * len(keys))),
-            tuple(part for key in keys for part in key),
-        ).all()
+        found: list[Any] = []
+        for text, values in _blocks(_LOCK_ON_SQLITE, keys):
+            found += self._run(text, values)
         now = datetime.fromisoformat(found[0][8]) if found else None
         return [Locked((row[0], row[1], row[2], row[3]), *row[4:8]) for row in found], now
 
     def make(self, keys: Sequence[Key], now: datetime) -> None:
-        stamp = _stamp(now)
-        self._run(
-            "INSERT INTO openclaw_usage (organization_id, subject, limit_name, period, used, held, tier, announced,"
-            " updated_at) VALUES (?, ?, ?, ?, 0, 0, '', 0, ?) ON CONFLICT DO NOTHING",
-            [(*key, stamp) for key in keys],
-        )
+        self._do(_MAKE_ON_SQLITE, keys, _stamp(now))
 
     def states(self, ids: Sequence[str]) -> dict[str, str]:
         named = {_hex(id): id for id in ids}
@@ -127,29 +150,26 @@ class OnSqlite:
         return {named[id]: state for id, state in found}
 
     def hold(self, holds: Sequence[Held], now: datetime) -> None:
-        stamp = _stamp(now)
-        self._run(
-            "INSERT INTO openclaw_holds (hold_id, organization_id, subject, limit_name, period, meter, kind, amount,"
-            " state, holder, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'held', ?, ?, ?)",
-            [
-                (_hex(one.id), *one.key, one.meter, one.kind, one.amount, one.holder, stamp, _stamp(one.expires_at))
-                for one in holds
-            ],
-        )
+        rows = [
+            (_hex(one.id), *one.key, one.meter, one.kind, one.amount, one.holder, _stamp(one.expires_at))
+            for one in holds
+        ]
+        self._do(_HOLD_ON_SQLITE, rows, _stamp(now))
 
     def resolve(self, changes: Sequence[Resolved]) -> None:
-        self._run(
-            "UPDATE openclaw_holds SET state = ?, holder = ?, expires_at = ? WHERE hold_id = ?",
-            [(one.state, one.holder, _stamp(one.expires_at), _hex(one.id)) for one in changes],
-        )
+        self._do(_RESOLVE_ON_SQLITE, [(_hex(one.id), one.state, one.holder, _stamp(one.expires_at)) for one in changes])
 
     def write(self, rows: Sequence[Written], now: datetime) -> None:
-        stamp = _stamp(now)
-        self._run(
-            "UPDATE openclaw_usage SET used = ?, held = ?, tier = ?, announced = ?, updated_at = ?"
-            " WHERE organization_id = ? AND subject = ? AND limit_name = ? AND period = ?",
-            [(row.used, row.held, row.tier, row.announced, stamp, *row.key) for row in rows],
+        self._do(
+            _WRITE_ON_SQLITE,
+            [(*row.key, row.used, row.held, row.tier, row.announced) for row in rows],
+            _stamp(now),
         )
+
+    def _do(self, text: str, rows: Sequence[Sequence[Any]], *values: Any) -> None:
+        """Execute a statement for rows, with values that are the same for all of them behind the row's."""
+        for block, places in _blocks(text, rows):
+            self._run(block, (*places, *values))
 
 
 class OnPostgresql:
@@ -214,6 +234,21 @@ class OnPostgresql:
 
 def _columns(rows: Iterable[Sequence[Any]]) -> tuple[list[Any], ...]:
     return tuple(list(column) for column in zip(*rows, strict=True))
+
+
+def _blocks(text: str, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, list[Any]]]:
+    """Cut rows into blocks of 64, 32, 16 and so on, so that few texts are ever prepared; yield text and values."""
+    at = 0
+    while at < len(rows):
+        size = min(_BLOCK, 1 << (len(rows) - at).bit_length() - 1)
+        yield _for_rows(text, size, len(rows[0])), [value for row in rows[at : at + size] for value in row]
+        at += size
+
+
+@lru_cache(maxsize=64)
+def _for_rows(text: str, rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return text.replace("(rows)", ", ".join([row] * rows))
 
 
 def _hex(id: str) -> str:

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 from sqlalchemy import Connection, create_engine
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import StaticPool
 
@@ -36,7 +36,14 @@ async def inside(connection: AsyncConnection, work: Callable[[Connection], T]) -
     if connection.dialect.name != "sqlite":
         return await connection.run_sync(work)
     driver = await _driver_of(connection)
-    result: T = await driver._execute(lambda: work(_direct_of(driver)))
+
+    def step() -> T:
+        try:
+            return work(_direct_of(driver))
+        except sqlite3.Error as error:
+            raise _as_sqlalchemy(error) from error
+
+    result: T = await driver._execute(step)
     return result
 
 
@@ -50,18 +57,16 @@ async def in_one_step(connection: AsyncConnection, begin: str, work: Callable[[C
     def step() -> T:
         store: sqlite3.Connection = driver._conn
         direct = _direct_of(driver)
-        statement = begin
         try:
-            store.execute(statement)
+            store.execute(begin)
             try:
                 result = work(direct)
-                statement = "COMMIT"
-                store.execute(statement)
+                store.execute("COMMIT")
             except BaseException:
                 store.rollback()
                 raise
         except sqlite3.Error as error:
-            raise OperationalError(statement, None, error) from error
+            raise _as_sqlalchemy(error) from error
         return result
 
     found: T = await driver._execute(step)
@@ -89,6 +94,12 @@ async def fetched(connection: AsyncConnection, text: str, parameters: Sequence[A
         kind = ProgrammingError if wrong else DBAPIError
         raise kind(text, None, error, hide_parameters=True) from error
     return rows
+
+
+def _as_sqlalchemy(error: sqlite3.Error) -> DBAPIError:
+    """What SQLAlchemy would have made of an error of SQLite's driver: work may ask the driver itself."""
+    kind = {"IntegrityError": IntegrityError, "ProgrammingError": ProgrammingError, "DataError": DataError}
+    return kind.get(type(error).__name__, OperationalError)(None, None, error, hide_parameters=True)
 
 
 async def _driver_of(connection: AsyncConnection) -> Any:
