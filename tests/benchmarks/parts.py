@@ -17,8 +17,10 @@ from unittest import mock
 
 import msgspec
 import pluggy
-from servers import start_postgres, start_valkey
+from servers import start_valkey
 
+from benchmarks import account
+from benchmarks.account import Part
 from benchmarks.inside import NO_QUOTA, opened, question
 from openclaw_gateway import hooks, loader
 from openclaw_gateway.api import Exchange, Host, Limit, PluginConfig, Principal, Take, hookimpl
@@ -29,20 +31,6 @@ _UNMETERED = {
     "plugins.counters.max_keys": 200_000,
     "plugins.jwt.cache_size": 150_000,
 }
-
-
-class Part(msgspec.Struct, frozen=True):
-    """One comparison; the ratio is the first to the second."""
-
-    name: str
-    ours: float
-    other: float
-    unit: str
-    beside: str
-
-    @property
-    def ratio(self) -> float:
-        return self.ours / self.other if self.other else 0.0
 
 
 class Idle:
@@ -70,7 +58,8 @@ async def all_parts(*, short: bool, say: Callable[[str], None]) -> list[Part]:
         ("dispatch", lambda: dispatch(times)),
         ("admission in memory", lambda: memory_admission(times)),
         ("admission in Valkey", lambda: valkey_admission(times)),
-        ("durable account", lambda: durable(200 if short else 1_000)),
+        ("durable account", lambda: account.durable(200 if short else 1_000)),
+        ("a full account", lambda: account.full(10_000 if short else 100_000, 50_000 if short else 500_000)),
     ):
         say(name)
         found += await measured()
@@ -198,41 +187,6 @@ async def valkey_admission(times: int) -> list[Part]:
         one = await _at_once(lambda: bare.execute_command(*command), times)
         await bare.aclose()
     return [Part("an admission of three rates in Valkey", cost, one, "µs CPU", "the same EVALSHA by redis-py")]
-
-
-async def durable(count: int) -> list[Part]:
-    """Reserve and commit a quota, 64 at once, beside the same one after the other: what sharing a commit is worth."""
-    found = [await _durable("SQLite", count, {})]
-    with start_postgres("-c", "synchronous_commit=on") as postgres:
-        edit = {"plugins.database.url": postgres.url(postgres.create()), "plugins.database.auto_upgrade": True}
-        found.append(await _durable("PostgreSQL", count, edit))
-    return found
-
-
-async def _durable(store: str, count: int, edit: dict[str, Any]) -> Part:
-    limit = Limit(
-        name="quota.messages", meter="messages", kind="quota", limit=10**9, scope="organization", period="month"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        async with opened(Path(folder), edit=edit) as client:
-            accounts = client.gateway.plugin("accounts")
-
-            async def one() -> None:
-                _, holds = await accounts.reserve("o", [Take(limit, "-", 1)])
-                await accounts.commit(holds)
-
-            async def some(number: int) -> None:
-                for _ in range(number):
-                    await one()
-
-            await some(20)
-            begun = time.perf_counter()
-            await some(count // 8)
-            single = (time.perf_counter() - begun) / (count // 8) * 1e6
-            begun = time.perf_counter()
-            await asyncio.gather(*(some(count // 64) for _ in range(64)))
-            shared = (time.perf_counter() - begun) / (count // 64 * 64) * 1e6
-    return Part(f"reserve and commit on {store}, 64 at once", shared, single, "µs each", "one after the other")
 
 
 def _takes() -> tuple[Take, ...]:

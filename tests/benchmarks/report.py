@@ -11,10 +11,10 @@ from importlib.metadata import version
 import msgspec
 
 from benchmarks import crosscheck
+from benchmarks.account import Part
 from benchmarks.load import Sample
 from benchmarks.machine import build, machine
 from benchmarks.measure import BURST, PACED, PLAIN, Conditions, Samples, middle
-from benchmarks.parts import Part
 from benchmarks.sockets import Sockets, section
 from benchmarks.subjects import Subject
 from benchmarks.upstream import CHUNKS, PACE

@@ -98,10 +98,10 @@ PLANTED = (
         "the charge is committed beside the work instead of with it",
         f"{_ACCOUNTS}/sql.py",
         "        if transaction is None:\n            await self._lane.through(work)\n        else:\n"
-        "            self._worked(*await self._database.inside(transaction, partial(self._work, [work])))",
+        "            self._worked(*await self._database.inside(transaction, partial(self._work_within, [work])))",
         "        if transaction is None or transaction.dialect.name == 'postgresql':\n"
         "            await self._lane.through(work)\n        else:\n"
-        "            self._worked(*await self._database.inside(transaction, partial(self._work, [work])))",
+        "            self._worked(*await self._database.inside(transaction, partial(self._work_within, [work])))",
         _CONTRACT + "test_a_commit_in_a_transaction_that_fails_charges_nothing[postgresql]",
     ),
     Planted(

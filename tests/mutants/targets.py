@@ -91,7 +91,7 @@ TARGETS = (
     Target(f"{_CORE}/response.py", _RUNNER),
 )
 
-_DAY = "end = day + timedelta(days=1) if limit.period == 'day' else "
+
 EQUIVALENT = (
     # --- a value on the edge gives the same either way --------------------------------------------
     Equivalent(
@@ -128,8 +128,8 @@ EQUIVALENT = (
     Equivalent(
         f"{_PLUGINS}/accounts/periods.py",
         "_calendar",
-        "return f'{start:%Y-%m}', (start.replace(day=28) + timedelta(days=4)).replace(day=1)",
-        "return f'{start:%Y-%m}', (start.replace(day=28) + timedelta(days=5)).replace(day=1)",
+        "end = (start.replace(day=28) + timedelta(days=4)).replace(day=1)",
+        "end = (start.replace(day=28) + timedelta(days=5)).replace(day=1)",
         "the 28th and five days is in the next month as well",
     ),
     Equivalent(
@@ -193,8 +193,8 @@ EQUIVALENT = (
     Equivalent(
         f"{_PLUGINS}/accounts/sql.py",
         "SqlAccounts.reap.sweep",
-        "connection.execute(delete(holds_table).where(~COUNTS, holds_table.c.expires_at < long_ago))",
-        "connection.execute(delete(holds_table).where(~COUNTS, holds_table.c.expires_at <= long_ago))",
+        "connection.execute(delete(holds_table).where(RESOLVED, holds_table.c.expires_at < long_ago))",
+        "connection.execute(delete(holds_table).where(RESOLVED, holds_table.c.expires_at <= long_ago))",
         "the microsecond in which its time ends may be on either side of it",
     ),
     # --- what is looked at is thrown away, or cannot be -------------------------------------------

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiosqlite
+import asyncpg
 import msgspec
 import pytest
 from click.testing import CliRunner
@@ -436,6 +437,44 @@ async def test_no_connection_goes_back_with_an_organization(walled: SqlDatabase)
         for _ in range(size):
             connection = await stack.enter_async_context(walled._engine("select").connect())
             assert {setting or "" for setting in (await connection.execute(settings)).one()} == {""}
+
+
+async def test_a_transaction_begins_as_its_organization_in_one_round_trip(
+    walled: SqlDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with walled.transaction("first", operation="select", table="t") as connection:
+        await connection.execute(text("SELECT 1"))
+    told: list[str] = []
+    call = asyncpg.Connection.execute
+
+    async def execute(self: Any, query: str, *arguments: Any, **named: Any) -> Any:
+        told.append(query.split("(")[0])
+        return await call(self, query, *arguments, **named)
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", execute)
+    who = text("SELECT current_setting('app.organization')")
+    for organization in ("a", "it's; DROP TABLE x --", "\\'\\", "Zoë 😀", "a"):
+        told.clear()
+        async with walled.transaction(organization, operation="select", table="t") as connection:
+            assert (await connection.execute(who)).scalar_one() == organization
+        assert told == ["BEGIN;SELECT set_config", "COMMIT;"]
+    async with walled.transaction("nobody", operation="select", table="t"):
+        pass  # asks for nothing, and so leaves nothing to whoever is next
+    async with walled._engine("select").connect() as connection:
+        assert (await connection.execute(text("SELECT current_setting('app.organization', true)"))).scalar_one() == ""
+
+
+async def test_an_organization_that_cannot_be_named_spoils_no_connection(walled: SqlDatabase) -> None:
+    for _ in range(walled._config.pool_size + 1):
+        for name in ("nul \x00", "lone \ud800"):
+            with pytest.raises(Refused):
+                async with walled.transaction(name, operation="select", table="t") as connection:
+                    await connection.execute(text("SELECT 1"))
+    async with AsyncExitStack() as stack:
+        for _ in range(walled._config.pool_size):
+            transaction = walled.transaction("a", operation="select", table="t")
+            connection = await stack.enter_async_context(transaction)
+            assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
 
 
 async def test_work_of_no_organization_has_the_rights_of_requests_and_no_more(walled: SqlDatabase) -> None:

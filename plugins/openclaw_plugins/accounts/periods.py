@@ -31,4 +31,5 @@ def _calendar(period: str, day: date) -> tuple[str, datetime]:
     if period == "day":
         return f"{start:%Y-%m-%d}", start + timedelta(days=1)
     # the 28th and four days is always in the next month
-    return f"{start:%Y-%m}", (start.replace(day=28) + timedelta(days=4)).replace(day=1)
+    end = (start.replace(day=28) + timedelta(days=4)).replace(day=1)
+    return f"{start:%Y-%m}", end

@@ -112,7 +112,7 @@ class SqlAccounts:
         if transaction is None:
             await self._lane.through(work)
         else:
-            self._worked(*await self._database.inside(transaction, partial(self._work, [work])))
+            self._worked(*await self._database.inside(transaction, partial(self._work_within, [work])))
 
     async def void(self, holds: Sequence[Hold]) -> None:
         if holds:
@@ -228,6 +228,14 @@ class SqlAccounts:
                 at_once.STATEMENT, asked.parameters, operation="update", table="openclaw_usage"
             )
         )
+
+    def _work_within(self, batch: Works, connection: Connection) -> tuple[int, bool]:
+        """As `_work`, in a transaction that stores more: one statement there too, if it can be."""
+        if self._database.shared:
+            asked = AtOnce(batch, self._guess(), self._config.hold_ttl)
+            if asked.possible and asked.answered(connection.exec_driver_sql(at_once.STATEMENT, asked.parameters).all()):
+                return 0, False
+        return self._work(batch, connection)
 
     def _work(self, batch: Works, connection: Connection) -> tuple[int, bool]:
         """Do a batch; return how many holds had been resolved before, and whether there are events to tell."""

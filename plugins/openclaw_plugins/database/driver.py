@@ -73,6 +73,48 @@ async def in_one_step(connection: AsyncConnection, begin: str, work: Callable[[C
     return found
 
 
+def begins_with_tenant() -> type[Any]:
+    """Return the class of PostgreSQL's connections whose BEGIN also says, in the same round trip, whose rows it sees.
+
+    `opening` is said once, by the transaction that begins next.
+    """
+    import asyncpg  # here, for an embedded gateway starts without it
+
+    class Session(asyncpg.Connection):  # type: ignore[misc, unused-ignore]
+        opening = ""
+
+        async def execute(self, query: str, *args: Any, **named: Any) -> Any:
+            if not self.opening or not query.startswith("BEGIN"):
+                return await super().execute(query, *args, **named)
+            opening, self.opening = self.opening, ""
+            try:
+                return await super().execute(f"{query.rstrip(';')};{opening}", **named)
+            except asyncpg.PostgresError:
+                self.terminate()  # it may have begun all the same, and nobody would end it
+                raise
+
+    return Session
+
+
+async def open_for(connection: AsyncConnection, organization: str | None) -> Any:
+    """Have the next transaction on PostgreSQL see `organization` alone, None for all; return the driver's connection.
+
+    Raises UnicodeEncodeError for what PostgreSQL takes for no text.
+    """
+    named = organization or ""
+    if (at := named.find("\0")) >= 0:
+        raise UnicodeEncodeError("utf-8", named, at, at + 1, "no text of PostgreSQL holds it")
+    driver = await _driver_of(connection)
+    # In hexadecimal digits nothing can be said but a value.
+    name = named.encode().hex()
+    system = "on" if organization is None else "off"
+    driver.opening = (
+        f"SELECT set_config('app.organization', convert_from(decode('{name}', 'hex'), 'UTF8'), true),"
+        f" set_config('app.system', '{system}', true)"
+    )
+    return driver
+
+
 async def fetched(connection: AsyncConnection, text: str, parameters: Sequence[Any]) -> Sequence[Sequence[Any]]:
     """Run one statement on PostgreSQL, outside any transaction, and return its rows. Raises what SQLAlchemy would.
 

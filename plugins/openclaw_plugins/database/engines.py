@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from openclaw_gateway.api import StartFailed
-from openclaw_plugins.database.driver import JSON
+from openclaw_plugins.database.driver import JSON, begins_with_tenant
 from openclaw_plugins.database.parameters import numbers, readable
 from openclaw_plugins.database.tls import secured
 
@@ -190,6 +190,7 @@ def _postgresql(url: URL, options: Options, *, size: int, system: bool = False) 
         settings["role"] = options.role
     if system:
         settings["app.system"] = "on"
+        settings["plan_cache_mode"] = "force_generic_plan"
     url, tls = secured(url)
     return create_async_engine(
         url,
@@ -205,6 +206,7 @@ def _postgresql(url: URL, options: Options, *, size: int, system: bool = False) 
             # the server's own time-out answers first; this one is for a server that does not answer at all
             "command_timeout": options.statement_timeout + 5,
             "server_settings": settings,
+            "connection_class": begins_with_tenant(),
             **({"ssl": tls} if tls is not None else {}),
             **numbers(url),
         },

@@ -27,7 +27,7 @@ from openclaw_gateway.api import (
     hookimpl,
 )
 from openclaw_plugins.database import schema
-from openclaw_plugins.database.driver import fetched, in_one_step, inside
+from openclaw_plugins.database.driver import fetched, in_one_step, inside, open_for
 from openclaw_plugins.database.engines import (
     BEGIN_TO_READ,
     BEGIN_TO_WRITE,
@@ -47,8 +47,6 @@ from openclaw_plugins.database.watched import Watched
 
 T = TypeVar("T")
 
-_TENANT = text("SELECT set_config('app.organization', :organization, true), set_config('app.system', :system, true)")
-
 
 class SqlDatabase:
     """Hands out transactions; a read sees one snapshot, a write is durable when its block has ended."""
@@ -63,6 +61,8 @@ class SqlDatabase:
         self._host = host
         self._url = location(config.url.reveal() if config.url else None, host.data_dir / "gateway.db")
         self._pools: Pools | None = None
+        #: connections for statements that nobody uses now
+        self._at_hand: list[AsyncConnection] = []
         self._wall = Wall(host.id, config.application_role)
         self.partitions = Partitions(
             partial(self.transaction, None, operation="sweep", table="openclaw_messages"),
@@ -101,10 +101,14 @@ class SqlDatabase:
         """
         with self._watched.transaction(operation, table):
             async with self._engine(operation).begin() as connection:
-                if self.shared:
-                    system = "on" if organization is None else "off"
-                    await connection.execute(_TENANT, {"organization": organization or "", "system": system})
-                yield connection
+                if not self.shared:
+                    yield connection
+                    return
+                driver = await open_for(connection, organization)
+                try:
+                    yield connection
+                finally:
+                    driver.opening = ""
 
     async def run(
         self, work: Callable[[Connection], T], *, operation: str, table: str, organization: str | None = None
@@ -126,8 +130,15 @@ class SqlDatabase:
         if not self.shared:
             return await self.run(ask, operation=operation, table=table)
         with self._watched.transaction(operation, table):
-            async with self._open().statements.connect() as connection:
-                return await fetched(connection, text, parameters)
+            # Kept at hand: to take one from the pool and give it back costs as much as to ask.
+            connection = self._at_hand.pop() if self._at_hand else await self._open().statements.connect()
+            try:
+                rows = await fetched(connection, text, parameters)
+            except BaseException:
+                await connection.close()
+                raise
+            self._at_hand.append(connection)
+            return rows
 
     async def inside(self, connection: AsyncConnection, work: Callable[[Connection], T]) -> T:
         return await inside(connection, work)
@@ -150,6 +161,8 @@ class SqlDatabase:
                 yield
         finally:
             pools, self._pools = self._pools, None
+            while self._at_hand:
+                await self._at_hand.pop().close()
             await pools.close()
 
     @hookimpl

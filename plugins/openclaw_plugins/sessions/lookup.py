@@ -6,12 +6,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, Select, Text, cast, func, select
+from sqlalchemy import Connection, RowMapping, Select, Text, bindparam, cast, func, select
 
 from openclaw_gateway.api import Database, Refused, forbidden, not_found
-from openclaw_plugins.sessions.rows import alive, belonging, own
+from openclaw_plugins.sessions.rows import alive, belonging
 from openclaw_plugins.sessions.tables import messages
 from openclaw_plugins.sessions.tables import sessions as table
+
+# Written once: to build a statement takes longer than to run it.
+_OWN = (table.c.session_id == bindparam("id"), table.c.organization_id == bindparam("organization"), alive())
+_SESSION = select(table).where(*_OWN)
+_THERE = select(table.c.session_id).where(*_OWN)
 
 
 class Lookup:
@@ -22,7 +27,7 @@ class Lookup:
 
     async def found(self, organization: str, id: str) -> RowMapping | None:
         def look(connection: Connection) -> RowMapping | None:
-            return connection.execute(select(table).where(own(organization, id))).mappings().first()
+            return connection.execute(_SESSION, {"organization": organization, "id": id}).mappings().first()
 
         return await self._database.run(look, operation="select", table="openclaw_sessions", organization=organization)
 
@@ -41,7 +46,7 @@ class Lookup:
         self, organization: str, id: str, query: Select[Any], max_bytes: int | None
     ) -> Sequence[RowMapping]:
         def look(connection: Connection) -> Sequence[RowMapping] | None:
-            there = connection.execute(select(table.c.session_id).where(own(organization, id))).first()
+            there = connection.execute(_THERE, {"organization": organization, "id": id}).first()
             if there is None:
                 return None
             with connection.execute(query) as found:
