@@ -464,6 +464,20 @@ async def test_a_transaction_begins_as_its_organization_in_one_round_trip(
         assert (await connection.execute(text("SELECT current_setting('app.organization', true)"))).scalar_one() == ""
 
 
+async def test_nobody_goes_on_in_a_transaction_that_was_left_open(walled: SqlDatabase) -> None:
+    who = text("SELECT current_setting('app.organization', true), pg_backend_pid()")
+    async with walled._engine("select").connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        await driver.execute("BEGIN; SELECT set_config('app.organization', 'somebody', true)")
+        left = await driver.fetchval("SELECT pg_backend_pid()")
+    async with AsyncExitStack() as stack:
+        for _ in range(walled._config.pool_size):
+            transaction = walled.transaction("a", operation="select", table="t")
+            connection = await stack.enter_async_context(transaction)
+            organization, backend = (await connection.execute(who)).one()
+            assert organization == "a" and backend != left
+
+
 async def test_an_organization_that_cannot_be_named_spoils_no_connection(walled: SqlDatabase) -> None:
     for _ in range(walled._config.pool_size + 1):
         for name in ("nul \x00", "lone \ud800"):

@@ -89,7 +89,7 @@ def begins_with_tenant() -> type[Any]:
             opening, self.opening = self.opening, ""
             try:
                 return await super().execute(f"{query.rstrip(';')};{opening}", **named)
-            except asyncpg.PostgresError:
+            except BaseException:
                 self.terminate()  # it may have begun all the same, and nobody would end it
                 raise
 
@@ -104,7 +104,7 @@ async def open_for(connection: AsyncConnection, organization: str | None) -> Any
     named = organization or ""
     if (at := named.find("\0")) >= 0:
         raise UnicodeEncodeError("utf-8", named, at, at + 1, "no text of PostgreSQL holds it")
-    driver = await _driver_of(connection)
+    driver = await _sound(connection)
     # In hexadecimal digits nothing can be said but a value.
     name = named.encode().hex()
     system = "on" if organization is None else "off"
@@ -122,11 +122,7 @@ async def fetched(connection: AsyncConnection, text: str, parameters: Sequence[A
     """
     import asyncpg  # here, for an embedded gateway starts without it
 
-    driver = await _driver_of(connection)
-    if driver.is_closed():
-        # the server went away since it was last used, and may be back
-        await connection.invalidate()
-        driver = await _driver_of(connection)
+    driver = await _sound(connection)
     try:
         rows: Sequence[Sequence[Any]] = await driver.fetch(text, *parameters)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
@@ -142,6 +138,17 @@ def _as_sqlalchemy(error: sqlite3.Error) -> DBAPIError:
     """What SQLAlchemy would have made of an error of SQLite's driver: work may ask the driver itself."""
     kind = {"IntegrityError": IntegrityError, "ProgrammingError": ProgrammingError, "DataError": DataError}
     return kind.get(type(error).__name__, OperationalError)(None, None, error, hide_parameters=True)
+
+
+async def _sound(connection: AsyncConnection) -> Any:
+    """Return the driver's connection to PostgreSQL, made anew where it is no good."""
+    driver = await _driver_of(connection)
+    if driver.is_closed() or driver.is_in_transaction():
+        # The server went away since it was last used, and may be back; or somebody's transaction is open there, in
+        # which nobody else may go on.
+        await connection.invalidate()
+        driver = await _driver_of(connection)
+    return driver
 
 
 async def _driver_of(connection: AsyncConnection) -> Any:

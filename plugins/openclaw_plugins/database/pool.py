@@ -100,15 +100,14 @@ class SqlDatabase:
         else waits for the one writer; sweep has its own connections on PostgreSQL, so that load cannot starve it.
         """
         with self._watched.transaction(operation, table):
-            async with self._engine(operation).begin() as connection:
-                if not self.shared:
-                    yield connection
-                    return
-                driver = await open_for(connection, organization)
+            async with self._engine(operation).connect() as connection:
+                driver = await open_for(connection, organization) if self.shared else None
                 try:
-                    yield connection
+                    async with connection.begin():
+                        yield connection
                 finally:
-                    driver.opening = ""
+                    if driver is not None:
+                        driver.opening = ""
 
     async def run(
         self, work: Callable[[Connection], T], *, operation: str, table: str, organization: str | None = None
