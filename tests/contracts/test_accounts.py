@@ -68,6 +68,33 @@ async def test_what_is_held_leaves_no_room_for_others(stores: Stores) -> None:
     assert await columns(stores) == [(0, 10)]
 
 
+async def test_two_heights_of_one_limit_are_both_kept(stores: Stores) -> None:
+    """As while a tier is edited, or where callers of two tiers share a subject."""
+    await stores.accounts.reserve("acme", [take(quota(100), 5)])
+    heights = [5, 100, 5, 100]
+    answers = await asyncio.gather(*(stores.accounts.reserve("acme", [take(quota(height))]) for height in heights))
+    assert [bool(holds) for _, holds in answers] == [False, True, False, True]
+    assert await columns(stores) == [(0, 7)]
+
+
+async def test_the_day_is_that_of_the_store_where_a_replica_is_a_day_behind(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daily = quota(10, period="day")
+    _, holds = await stores.accounts.reserve("acme", [take(daily)])
+    today = datetime.fromisoformat(holds[0].period).replace(tzinfo=UTC)
+    yesterday = today - timedelta(days=1)
+    async with stores.database.transaction(None, operation="insert", table="openclaw_usage") as connection:
+        rest = "used, held, tier, announced, updated_at FROM openclaw_usage"
+        names = "organization_id, subject, limit_name, period, used, held, tier, announced, updated_at"
+        copied = f"SELECT organization_id, subject, limit_name, '{yesterday:%Y-%m-%d}', {rest}"
+        await connection.execute(text(f"INSERT INTO openclaw_usage ({names}) {copied}"))
+    monkeypatch.setattr(stores.accounts, "_guess", lambda: yesterday + timedelta(hours=12))
+    _, holds = await stores.accounts.reserve("acme", [take(daily)])
+    assert [hold.period for hold in holds] == [f"{today:%Y-%m-%d}"]
+    assert await columns(stores) == [(0, 1), (0, 2)]
+
+
 async def test_who_waited_for_a_row_sees_what_was_used_meanwhile(stores: Stores) -> None:
     await stores.accounts.reserve("acme", [take(QUOTA)])
     async with stores.database.transaction(None, operation="update", table="openclaw_usage") as connection:

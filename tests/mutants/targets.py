@@ -67,8 +67,9 @@ TARGETS = (
     ),
     Target(
         f"{_PLUGINS}/accounts/at_once.py",
-        (*_ACCOUNTS, "tests/contracts/test_account_machine.py"),
-        "postgresql and (any_history or two_gateways or admits_exactly or all_or_nothing or resolved_once or leases)",
+        (*_ACCOUNTS, "tests/contracts/test_account_machine.py", "tests/plugins/test_accounts_speed.py"),
+        "usual_batch or (postgresql and (any_history or two_gateways or admits_exactly or all_or_nothing or"
+        " resolved_once or leases or two_heights or day_behind))",
     ),
     Target(f"{_PLUGINS}/accounts/reading.py", (*_ACCOUNTS, *_EVENTS), _SQLITE),
     Target(f"{_PLUGINS}/accounts/outbox.py", _EVENTS, "sqlite"),
