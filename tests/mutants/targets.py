@@ -53,7 +53,11 @@ TARGETS = (
     ),
     Target(f"{_PLUGINS}/counters/redis_fallback.py", ("tests/plugins/test_counters_fallback.py",)),
     Target(f"{_PLUGINS}/ratelimit/__init__.py", ("tests/plugins/test_ratelimit.py",)),
-    Target(f"{_PLUGINS}/ratelimit/headers.py", ("tests/plugins/test_ratelimit.py",)),
+    Target(
+        f"{_PLUGINS}/ratelimit/headers.py",
+        ("tests/plugins/test_ratelimit.py", "tests/plugins/test_chat_tokens.py"),
+        "ratelimit or (memory and what_the_upstream_counted)",
+    ),
     Target(f"{_PLUGINS}/quota.py", ("tests/plugins/test_quota.py",)),
     Target(f"{_PLUGINS}/concurrency.py", ("tests/plugins/test_concurrency.py",)),
     Target(f"{_PLUGINS}/accounts/ledger.py", (*_ACCOUNTS, *_EVENTS), _SQLITE),

@@ -134,6 +134,8 @@ async def test_a_whole_answer_is_charged_what_the_upstream_counted(tokens: Place
     assert headers["x-ratelimit-limit-tokens"] == "1000"
     assert headers["x-ratelimit-remaining-tokens"] == str(1000 - PROMPT - 100)
     assert headers["x-ratelimit-limit-requests"] == "500"
+    # Where nothing is refused, requests speak for the whole.
+    assert headers["x-ratelimit-limit"] == "500"
     assert '"ratelimit.tokens";q=1000;w=60' in headers["ratelimit-policy"]
     assert await tokens.used() == (42, 42)
 

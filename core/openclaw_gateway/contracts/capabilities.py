@@ -203,7 +203,7 @@ class Database(Protocol):
     ) -> Sequence[Sequence[Any]]:
         """Run one statement of the store's own words, which is a transaction by itself and sees every organisation.
 
-        On PostgreSQL it is one round trip, where `run` takes three more to begin and to end. Returns its rows. Raises
+        On PostgreSQL it is one round trip, where `run` takes two more to begin and to end. Returns its rows. Raises
         as `transaction` does.
         """
         ...

@@ -26,8 +26,8 @@ _NOW = select(now())
 _CLOSE = update(holds).where(holds.c.hold_id == bindparam("id")).values(state=bindparam("new_state"))
 #: what still counts against a limit: a reservation, or the lease of something stored. It has an index, which a store
 #: takes only where it reads the very words of its condition
-COUNTS = text("(state = 'held' OR (state = 'committed' AND kind = 'lease'))")
-RESOLVED = text("NOT (state = 'held' OR (state = 'committed' AND kind = 'lease'))")
+_COUNTS = "(state = 'held' OR (state = 'committed' AND kind = 'lease'))"
+COUNTS, RESOLVED = text(_COUNTS), text(f"NOT {_COUNTS}")
 
 _RESOLVED = conflict("the request was given up meanwhile, and may be carried out anew; ask again", retry_after=1)
 

@@ -80,7 +80,7 @@ def begins_with_tenant() -> type[Any]:
     """
     import asyncpg  # here, for an embedded gateway starts without it
 
-    class Session(asyncpg.Connection):  # type: ignore[misc, unused-ignore]
+    class Tenanted(asyncpg.Connection):  # type: ignore[misc, unused-ignore]
         opening = ""
 
         async def execute(self, query: str, *args: Any, **named: Any) -> Any:
@@ -93,7 +93,7 @@ def begins_with_tenant() -> type[Any]:
                 self.terminate()  # it may have begun all the same, and nobody would end it
                 raise
 
-    return Session
+    return Tenanted
 
 
 async def open_for(connection: AsyncConnection, organization: str | None) -> Any:
@@ -101,15 +101,14 @@ async def open_for(connection: AsyncConnection, organization: str | None) -> Any
 
     Raises UnicodeEncodeError for what PostgreSQL takes for no text.
     """
-    named = organization or ""
-    if (at := named.find("\0")) >= 0:
-        raise UnicodeEncodeError("utf-8", named, at, at + 1, "no text of PostgreSQL holds it")
+    name = organization or ""
+    if (at := name.find("\0")) >= 0:
+        raise UnicodeEncodeError("utf-8", name, at, at + 1, "no text of PostgreSQL holds it")
+    digits = name.encode().hex()  # in which nothing can be said but a value
     driver = await _sound(connection)
-    # In hexadecimal digits nothing can be said but a value.
-    name = named.encode().hex()
     system = "on" if organization is None else "off"
     driver.opening = (
-        f"SELECT set_config('app.organization', convert_from(decode('{name}', 'hex'), 'UTF8'), true),"
+        f"SELECT set_config('app.organization', convert_from(decode('{digits}', 'hex'), 'UTF8'), true),"
         f" set_config('app.system', '{system}', true)"
     )
     return driver
