@@ -107,6 +107,8 @@ async def test_what_is_held_is_settled_before_the_answer_is_whole(
         seen: list[Any] = []
 
         async def receive() -> Any:
+            if seen:
+                await asyncio.Event().wait()  # the client has said all, and stays
             seen.append(scope["exchange"].receipt.pending)
             return {"type": "http.request", "body": body, "more_body": False}
 
