@@ -266,6 +266,35 @@ async def test_an_exhausted_pool_is_busy_and_health_still_answers(config: dict[s
     assert registry.get_sample_value("database_query_duration_seconds_count", labels) == 3
 
 
+async def test_a_connection_that_is_kept_is_nobodys_and_is_given_up_to_who_waits(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    store = database(tmp_path, **config, auto_upgrade=True, pool_size=1, pool_timeout=30)
+    pool = "main" if store.shared else "writer"
+
+    def active() -> float | None:
+        return store._host.registry.get_sample_value("database_connections_active", {"pool": pool})
+
+    async def work(rounds: int) -> None:
+        for number in range(rounds):
+            async with store.transaction("a", operation="update", table="t") as connection:
+                assert active() == 1
+                await connection.execute(text("SELECT 1"))
+            await asyncio.sleep(0 if number % 3 else 0.001)  # others are waiting by then, or nobody
+
+    async with store.lifespan():
+        await work(2)
+        assert active() == 0
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(work(20) for _ in range(8)))
+            for fails in range(2):
+                with pytest.raises(LookupError):
+                    async with store.transaction("a", operation="update", table="t"):
+                        raise LookupError
+                await work(1 + fails)
+        assert active() == 0
+
+
 async def test_values_that_cannot_be_stored_are_refused(config: dict[str, Any], tmp_path: Path) -> None:
     store = database(tmp_path, **config, auto_upgrade=True)
     async with store.lifespan():
@@ -435,7 +464,7 @@ async def test_no_connection_goes_back_with_an_organization(walled: SqlDatabase)
     settings = text("SELECT current_setting('app.organization', true), current_setting('app.system', true)")
     async with AsyncExitStack() as stack:
         for _ in range(size):
-            connection = await stack.enter_async_context(walled._engine("select").connect())
+            connection = await stack.enter_async_context(walled._kept_for("select").lent())
             assert {setting or "" for setting in (await connection.execute(settings)).one()} == {""}
 
 
@@ -460,13 +489,13 @@ async def test_a_transaction_begins_as_its_organization_in_one_round_trip(
         assert told == ["BEGIN;SELECT set_config", "COMMIT;"]
     async with walled.transaction("nobody", operation="select", table="t"):
         pass  # asks for nothing, and so leaves nothing to whoever is next
-    async with walled._engine("select").connect() as connection:
+    async with walled._kept_for("select").lent() as connection:
         assert (await connection.execute(text("SELECT current_setting('app.organization', true)"))).scalar_one() == ""
 
 
 async def test_nobody_goes_on_in_a_transaction_that_was_left_open(walled: SqlDatabase) -> None:
     who = text("SELECT current_setting('app.organization', true), pg_backend_pid()")
-    async with walled._engine("select").connect() as connection:
+    async with walled._kept_for("select").lent() as connection:
         driver: Any = (await connection.get_raw_connection()).driver_connection
         await driver.execute("BEGIN; SELECT set_config('app.organization', 'somebody', true)")
         left = await driver.fetchval("SELECT pg_backend_pid()")

@@ -16,7 +16,7 @@ from uuid_utils import uuid7
 
 from openclaw_gateway.api import Balance, Hold, Limit
 from openclaw_plugins.accounts.periods import seconds_left
-from openclaw_plugins.accounts.work import Key, Reservation, Settlement, hold_key, key_of
+from openclaw_plugins.accounts.work import Key, Reservation, Settlement
 
 #: what no number of a row comes near
 _NEVER = 2**62
@@ -99,7 +99,7 @@ class AtOnce:
         self.possible = True
         for work in batch:
             if isinstance(work, Settlement):
-                self._settle(work)
+                self._settle(work, now)
             else:
                 self._reserve(work, now)
 
@@ -137,9 +137,9 @@ class AtOnce:
             ]
         return True
 
-    def _settle(self, work: Settlement) -> None:
+    def _settle(self, work: Settlement, now: datetime) -> None:
         committed = work.how == "committed"
-        for hold in work.holds:
+        for hold, key in zip(work.holds, work.keys(now), strict=True):
             take, limit = hold.take, hold.take.limit
             if hold.id in self._settled:
                 self.possible = False
@@ -147,7 +147,6 @@ class AtOnce:
             if limit.kind == "lease":
                 ends, holder = work.lives_until, work.holder or take.lease
             self._settled[hold.id] = (hold.id, work.how, holder, ends)
-            key = hold_key(hold)
             sum = self._sum(key, limit)
             charge = 0 if not committed else take.amount if hold.charge is None else hold.charge
             sum.used += charge
@@ -158,8 +157,7 @@ class AtOnce:
 
     def _reserve(self, work: Reservation, now: datetime) -> None:
         holds: list[tuple[Key, Hold]] = []
-        for take in work.takes:
-            key = key_of(work.organization, take, now)
+        for take, key in zip(work.takes, work.keys(now), strict=True):
             sum = self._sum(key, take.limit)
             sum.held += take.amount
             sum.tier = take.limit.tier

@@ -19,7 +19,7 @@ from openclaw_plugins.accounts import thresholds
 from openclaw_plugins.accounts.periods import seconds_left
 from openclaw_plugins.accounts.statements import Held, Resolved, Written, statements
 from openclaw_plugins.accounts.tables import holds, now, quota_events
-from openclaw_plugins.accounts.work import Key, Reservation, Settlement, hold_key, key_of
+from openclaw_plugins.accounts.work import Key, Reservation, Settlement
 
 _HOLD_KEY = (holds.c.organization_id, holds.c.subject, holds.c.limit_name, holds.c.period)
 _NOW = select(now())
@@ -71,9 +71,12 @@ class Ledger:
         Their periods are those of the database's clock. It is read with the rows, so `guess` spares a question; a
         wrong one, at the end of a month, costs a second look. Rows are made on first use.
         """
-        found = self._take(sorted(set(keys_at(guess))))
+        wanted = set(keys_at(guess))
+        found = self._take(sorted(wanted))
         self.now = clock(self._connection) if found is None else found
-        missing = sorted(set(keys_at(self.now)) - self.rows.keys())
+        if self.now.date() != guess.date():  # every period begins with a day
+            wanted = set(keys_at(self.now))
+        missing = sorted(wanted - self.rows.keys())
         if missing:
             self._statements.make(missing, self.now)
             self._take(missing)
@@ -81,7 +84,7 @@ class Ledger:
     def reserve(self, work: Reservation, hold_ttl: float) -> None:
         """Hold all of the takes, or none where an enforced limit refuses."""
         takes = work.takes
-        keys = [key_of(work.organization, take, self.now) for take in takes]
+        keys = work.keys(self.now)
         refused = [False] * len(takes)
         wanted: dict[Key, int] = {}
         for i, (key, take) in enumerate(zip(keys, takes, strict=True)):
@@ -114,7 +117,7 @@ class Ledger:
         late = 0
         for work in settlements:
             committed = work.how == "committed"
-            for hold in work.holds:
+            for hold, key in zip(work.holds, work.keys(self.now), strict=True):
                 state = states.pop(hold.id, None)
                 if state not in ("held", "expired"):
                     if work.bound and state is not None:
@@ -123,7 +126,7 @@ class Ledger:
                     continue
                 if state == "expired" and not committed:
                     continue
-                take, key = hold.take, hold_key(hold)
+                take = hold.take
                 row = self.rows[key]
                 amount = take.amount if hold.charge is None or not committed else hold.charge
                 row.add(used=amount if committed else 0, held=-take.amount if state == "held" else 0)

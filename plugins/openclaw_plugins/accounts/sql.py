@@ -240,7 +240,7 @@ class SqlAccounts:
     def _work(self, batch: Works, connection: Connection) -> tuple[int, bool]:
         """Do a batch; return how many holds had been resolved before, and whether there are events to tell."""
         book = Ledger(connection)
-        book.lock(lambda now: (key for work in batch for key in work.keys(now)), self._guess())
+        book.lock(lambda now: [key for work in batch for key in work.keys(now)], self._guess())
         # Settlements first: what they give back is free for the reservations beside them.
         late = book.resolve((w for w in batch if isinstance(w, Settlement)), self._config.hold_ttl)
         for one in batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Literal
 
 from openclaw_gateway.api import Balance, Hold, Take
@@ -40,7 +40,7 @@ class Reservation(Work):
 
     verb = "reserve"
 
-    __slots__ = ("balances", "holds", "organization", "takes")
+    __slots__ = ("_day", "_keys", "balances", "holds", "organization", "takes")
 
     def __init__(self, organization: str, takes: Sequence[Take]) -> None:
         super().__init__()
@@ -48,9 +48,16 @@ class Reservation(Work):
         self.takes = takes
         self.balances: Sequence[Balance] = ()
         self.holds: Sequence[Hold] = ()
+        self._day: date | None = None
+        self._keys: list[Key] = []
 
     def keys(self, now: datetime) -> list[Key]:
-        return [key_of(self.organization, take, now) for take in self.takes]
+        """Return the rows of its takes, which are the same for a day."""
+        day = now.date()
+        if day != self._day:
+            self._day = day
+            self._keys = [key_of(self.organization, take, now) for take in self.takes]
+        return self._keys
 
 
 class Settlement(Work):
@@ -58,7 +65,7 @@ class Settlement(Work):
 
     verb = "settle"
 
-    __slots__ = ("bound", "holder", "holds", "how", "lives_until")
+    __slots__ = ("_keys", "bound", "holder", "holds", "how", "lives_until")
 
     def __init__(
         self,
@@ -75,14 +82,14 @@ class Settlement(Work):
         self.how: Resolution = how
         self.lives_until = lives_until
         self.holder = holder
+        self._keys: list[Key] = [
+            (hold.organization, hold.take.subject, hold.take.limit.name, hold.period) for hold in holds
+        ]
 
     def keys(self, _: datetime) -> list[Key]:
-        return [hold_key(hold) for hold in self.holds]
+        """Return the rows of its holds."""
+        return self._keys
 
 
 def key_of(organization: str, take: Take, now: datetime) -> Key:
     return organization, take.subject, take.limit.name, period_of(take.limit, now)
-
-
-def hold_key(hold: Hold) -> Key:
-    return hold.organization, hold.take.subject, hold.take.limit.name, hold.period

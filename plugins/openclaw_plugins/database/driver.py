@@ -151,7 +151,10 @@ async def _sound(connection: AsyncConnection) -> Any:
 
 
 async def _driver_of(connection: AsyncConnection) -> Any:
-    return (await connection.get_raw_connection()).driver_connection
+    direct = connection.sync_connection
+    if direct is None or direct.invalidated:
+        return (await connection.get_raw_connection()).driver_connection
+    return direct.connection.driver_connection  # as above, without a switch to where it could be opened anew
 
 
 def _direct_of(driver: Any) -> Connection:

@@ -39,6 +39,7 @@ from openclaw_plugins.database.engines import (
     unverified,
 )
 from openclaw_plugins.database.faults import Fault, translated
+from openclaw_plugins.database.kept import Kept
 from openclaw_plugins.database.partitions import Partitions
 from openclaw_plugins.database.schema import SchemaState
 from openclaw_plugins.database.settings import Settings
@@ -61,8 +62,8 @@ class SqlDatabase:
         self._host = host
         self._url = location(config.url.reveal() if config.url else None, host.data_dir / "gateway.db")
         self._pools: Pools | None = None
-        #: connections for statements that nobody uses now
-        self._at_hand: list[AsyncConnection] = []
+        #: while it is open: the connections of its pools that nobody uses now
+        self._kept: dict[AsyncEngine, Kept] = {}
         self._wall = Wall(host.id, config.application_role)
         self.partitions = Partitions(
             partial(self.transaction, None, operation="sweep", table="openclaw_messages"),
@@ -100,7 +101,7 @@ class SqlDatabase:
         else waits for the one writer; sweep has its own connections on PostgreSQL, so that load cannot starve it.
         """
         with self._watched.transaction(operation, table):
-            async with self._engine(operation).connect() as connection:
+            async with self._kept_for(operation).lent() as connection:
                 driver = await open_for(connection, organization) if self.shared else None
                 try:
                     async with connection.begin():
@@ -116,7 +117,7 @@ class SqlDatabase:
             async with self.transaction(organization, operation=operation, table=table) as connection:
                 return await connection.run_sync(work)
         with self._watched.transaction(operation, table):
-            async with self._engine(operation).connect() as connection:
+            async with self._kept_for(operation).lent() as connection:
                 return await in_one_step(connection, BEGIN_TO_READ if operation == "select" else BEGIN_TO_WRITE, work)
 
     async def statement(
@@ -129,15 +130,8 @@ class SqlDatabase:
         if not self.shared:
             return await self.run(ask, operation=operation, table=table)
         with self._watched.transaction(operation, table):
-            # Kept at hand: to take one from the pool and give it back costs as much as to ask.
-            connection = self._at_hand.pop() if self._at_hand else await self._open().statements.connect()
-            try:
-                rows = await fetched(connection, text, parameters)
-            except BaseException:
-                await connection.close()
-                raise
-            self._at_hand.append(connection)
-            return rows
+            async with self._kept[self._open().statements].lent() as connection:
+                return await fetched(connection, text, parameters)
 
     async def inside(self, connection: AsyncConnection, work: Callable[[Connection], T]) -> T:
         return await inside(connection, work)
@@ -150,9 +144,10 @@ class SqlDatabase:
         self._pools = open_pools(self._url, self._options())
         for name, engine in self._pools.named():
             pool = engine.sync_engine.pool
+            kept = self._kept[engine] = Kept(engine)
             if isinstance(pool, QueuePool):
                 name = name if self._host.id == "database" else f"{self._host.id}.{name}"  # there may be two
-                self._active.labels(name).set_function(pool.checkedout)
+                self._active.labels(name).set_function(kept.used)
                 self._limit.labels(name).set(pool.size())
         try:
             await self._settle_schema()
@@ -160,8 +155,9 @@ class SqlDatabase:
                 yield
         finally:
             pools, self._pools = self._pools, None
-            while self._at_hand:
-                await self._at_hand.pop().close()
+            for kept in self._kept.values():
+                await kept.close()
+            self._kept.clear()
             await pools.close()
 
     @hookimpl
@@ -243,6 +239,9 @@ class SqlDatabase:
         if self._pools is None:
             raise StoreUnavailable("database", "not open")
         return self._pools
+
+    def _kept_for(self, operation: str) -> Kept:
+        return self._kept[self._engine(operation)]
 
     def _engine(self, operation: str) -> AsyncEngine:
         pools = self._open()
