@@ -295,6 +295,24 @@ async def test_a_connection_that_is_kept_is_nobodys_and_is_given_up_to_who_waits
         assert active() == 0
 
 
+async def test_what_sweeps_have_done_with_keeps_no_probe_waiting(config: dict[str, Any], tmp_path: Path) -> None:
+    store = database(tmp_path, **config, auto_upgrade=True, pool_size=1, pool_timeout=30)
+
+    at_once = 2 if store.shared else 1
+
+    async def sweep(all_there: asyncio.Barrier) -> None:
+        async with store.transaction(None, operation="sweep", table="t") as connection:
+            await connection.execute(text("SELECT 1"))
+            await all_there.wait()
+
+    async with store.lifespan(), asyncio.timeout(10):
+        for _ in range(2):
+            all_there = asyncio.Barrier(at_once)
+            await asyncio.gather(*(sweep(all_there) for _ in range(at_once)))
+            for check in store.health():
+                await check.probe()
+
+
 async def test_values_that_cannot_be_stored_are_refused(config: dict[str, Any], tmp_path: Path) -> None:
     store = database(tmp_path, **config, auto_upgrade=True)
     async with store.lifespan():

@@ -283,7 +283,7 @@ class SqlDatabase:
     async def _probe(self) -> Mapping[str, Any]:
         pools = self._open()
         try:
-            async with pools.maintenance.connect() as connection:
+            async with self._kept[pools.maintenance].lent() as connection, connection.begin():
                 await connection.execute(text("SELECT 1"))
         except Exception as error:
             raise translated(error) or error from error
