@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from openclaw_gateway import __version__, hooks
 from openclaw_gateway.admission import Admission
 from openclaw_gateway.answers import HookFailed, asked, awaited, entered, gathered, misplaced, named_alike, raised
+from openclaw_gateway.carried import Carried
 from openclaw_gateway.clock import Clock, SystemClock
 from openclaw_gateway.config.document import StepSettings
 from openclaw_gateway.config.layers import Layers, TomlFile
@@ -92,6 +93,8 @@ class Gateway:
         self.steps = self._steps()
         self._refuse(misplaced(self.instances))
         self.app = application([route for _, route in self._each("routes")])
+        #: what its runners carry
+        self.carried = Carried()
         #: one runner for the public listener, one for that of operations; without the latter they are the same
         self.routes, self.proofs, self.runner, self.operations = self._compile()
         checks = self._each("health")
@@ -259,6 +262,7 @@ class Gateway:
                 self.admission,
                 Peers(networks),
                 self.clock,
+                self.carried,
                 stand_in=stand_in,
                 stages=stages,
                 sampling=settings.stage_sampling,

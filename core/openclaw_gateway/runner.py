@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from openclaw_gateway.answers import misanswered
+from openclaw_gateway.carried import Carried
 from openclaw_gateway.decoding import Disconnected
 from openclaw_gateway.eager import begin, finish, next_turn, within
 from openclaw_gateway.errors import Refused, StoreUnavailable, UpstreamFailed
@@ -46,6 +47,7 @@ class Runner:
         admission: Admission,
         peers: Peers,
         clock: Clock,
+        carried: Carried,
         *,
         stand_in: tuple[Principal, Tier] | None,
         stages: Histogram,
@@ -59,6 +61,7 @@ class Runner:
         self._admission = admission
         self._peers = peers
         self._monotonic = clock.monotonic
+        self._carried = carried
         #: who callers are where `insecure_dev` has switched authentication off
         self._stand_in = stand_in
         self._sampling = 1 if server_timing else sampling
@@ -87,6 +90,7 @@ class Runner:
             self._untimed = 0
             x.timings = {}
         response = Response(x, send, self._server_timing)
+        self._carried.exchanges += 1
         try:
             reply = await self._before(x, response)
             if reply is None:
@@ -104,10 +108,13 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the client gets a clean 500
             await self._fault(x, response, error)
         finally:
-            if x.receipt is not None and x.receipt.open:  # as `complete`, without a coroutine for it
-                await self._settled(x)
-            self._complete(x)
-            del scope["exchange"]  # they hold one another, and only the garbage collector would find them
+            try:
+                if x.receipt is not None and x.receipt.open:  # as `complete`, without a coroutine for it
+                    await self._settled(x)
+                self._complete(x)
+                del scope["exchange"]  # they hold one another, and only the garbage collector would find them
+            finally:
+                self._carried.ended()
 
     async def _before(self, x: Exchange, response: Response) -> Reply | Refusal | None:
         """Pass every `on_request`, then admission; return what ends the exchange early."""
@@ -224,6 +231,7 @@ class Runner:
         x.client, x.trusted_peer = self._peers.client_of(scope)
         scope["exchange"] = x
         response = Response(x, send, self._server_timing)
+        self._carried.exchanges += 1
         try:
             reply = await self._before(x, response)
             if reply is None:
@@ -245,8 +253,11 @@ class Runner:
             elif not response.finished:
                 await response.deny(refusal)
         finally:
-            await self.complete(x)
-            del scope["exchange"]
+            try:
+                await self.complete(x)
+                del scope["exchange"]
+            finally:
+                self._carried.ended()
 
     async def message(self, parent: Exchange, *, metered: bool = True) -> tuple[Exchange, Refusal | None]:
         """Pass a message of a socket through `on_message`, and where `metered` admission; then call `complete`."""

@@ -153,3 +153,36 @@ async def test_a_client_that_does_not_read_is_waited_for() -> None:
     it.cycle.flow.resume_writing()
     await waiting
     assert len(it.pipe.writes) == 1
+
+
+async def test_receive_waits_for_what_comes_and_then_for_the_end() -> None:
+    it = Exchange()
+    waiting = [asyncio.create_task(it.cycle.receive()) for _ in range(2)]
+    await asyncio.sleep(0)
+    it.cycle.body += b"ab"
+    it.cycle.set()
+    told = await asyncio.wait_for(waiting[0], 1)
+    assert told == {"type": "http.request", "body": b"ab", "more_body": True}
+    assert not waiting[1].done(), "it is told once"
+    it.cycle.body += b"c"
+    it.cycle.more_body = False
+    it.cycle.set()
+    assert await asyncio.wait_for(waiting[1], 1) == {"type": "http.request", "body": b"c", "more_body": False}
+    left = [asyncio.create_task(it.cycle.receive()) for _ in range(3)]
+    await asyncio.sleep(0)
+    left[2].cancel()  # who does not wait any more keeps nobody waiting
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in left[:2])
+    await it.start(LENGTH)
+    await it.body(b"ok")
+    assert await asyncio.gather(*left[:2]) == [{"type": "http.disconnect"}] * 2
+    assert await it.cycle.receive() == {"type": "http.disconnect"}
+
+
+async def test_a_lost_connection_ends_every_receive() -> None:
+    it = Exchange()
+    waiting = [asyncio.create_task(it.cycle.receive()) for _ in range(2)]
+    await asyncio.sleep(0)
+    it.cycle.disconnected = True
+    it.cycle.message_event.set()  # as uvicorn does
+    assert await asyncio.wait_for(asyncio.gather(*waiting), 1) == [{"type": "http.disconnect"}] * 2

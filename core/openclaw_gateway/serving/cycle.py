@@ -24,7 +24,10 @@ _READ = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 
 
 class Cycle(RequestResponseCycle):
-    """ASGI's `receive` and `send` for one request. `on_response` is called once the answer is written."""
+    """ASGI's `receive` and `send` for one request. `on_response` is called once the answer is written.
+
+    An event of asyncio's for what comes would be made for every request, and nearly none waits for its body.
+    """
 
     def __init__(  # as the base's, without what only its own `send` needs: this is made for every request
         self,
@@ -42,7 +45,9 @@ class Cycle(RequestResponseCycle):
         self.transport = transport
         self.flow = flow
         self.logger = logger
-        self.message_event = asyncio.Event()
+        #: whether something has come that `receive` has not told, and who waits for that
+        self.come = False
+        self.waiters: list[asyncio.Future[None]] = []
         self.on_response = on_response
         self.disconnected = False
         self.keep_alive = keep_alive
@@ -55,6 +60,35 @@ class Cycle(RequestResponseCycle):
         self.expected_content_length = 0
         self._default_headers = default_headers
         self._head = b""
+
+    @property
+    def message_event(self) -> Any:  # type: ignore[override]
+        """What uvicorn sets when the connection is lost."""
+        return self
+
+    def set(self) -> None:
+        """Wake who waits in `receive`."""
+        self.come = True
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiters.clear()
+
+    async def receive(self) -> Any:
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        if self.flow.read_paused and not self.disconnected and not self.response_complete:
+            self.flow.resume_reading()
+        while not (self.come or self.disconnected or self.response_complete):
+            waiter = asyncio.get_running_loop().create_future()
+            self.waiters.append(waiter)
+            await waiter
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        self.come = False
+        body, self.body = bytes(self.body), bytearray()
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: MutableMapping[str, Any]) -> None:  # type: ignore[override]
         if self.flow.write_paused and not self.disconnected:
@@ -130,7 +164,8 @@ class Cycle(RequestResponseCycle):
             if self.expected_content_length:
                 raise RuntimeError("the response is shorter than its content-length")
             self.response_complete = True
-            self.message_event.set()
+            if self.waiters:
+                self.set()
             if not self.keep_alive:
                 self.transport.close()
             self.on_response()

@@ -157,7 +157,7 @@ class Edge(Protocol):
         self._size = 0
 
     def on_url(self, url: bytes) -> None:
-        super().on_url(url)
+        self.url += url
         if len(self.url) > self.settings.max_target:
             self._break(414, f"the request target is longer than {self.settings.max_target} bytes")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -45,26 +45,12 @@ class Front:
     def gateway(self) -> Gateway:
         return self._served.gateway
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        served = self._served
-        served.active += 1
-        try:
-            await served.gateway.runner(scope, receive, send)
-        finally:
-            served.active -= 1
-            if not served.active:
-                served.idle.set()
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        return self._served.gateway.runner(scope, receive, send)
 
-    async def operations(self, scope: Any, receive: Any, send: Any) -> None:
+    def operations(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         """The same for what comes in on the operations listener."""
-        served = self._served
-        served.active += 1
-        try:
-            await served.gateway.operations(scope, receive, send)
-        finally:
-            served.active -= 1
-            if not served.active:
-                served.idle.set()
+        return self._served.gateway.operations(scope, receive, send)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -116,11 +102,10 @@ class Front:
 
     async def _retire(self, old: _Served) -> None:
         within = old.gateway.document.gateway.drain_timeout
-        if old.active:
-            old.idle.clear()
+        if old.gateway.carried.exchanges:
             try:
                 async with asyncio.timeout(within):
-                    await old.idle.wait()
+                    await old.gateway.carried.none()
             except TimeoutError:
                 # What outlives requests (sockets) is told to come back, and then meets the new gateway.
                 await old.gateway.drain(within)
@@ -142,12 +127,10 @@ def _fixed(served: Gateway, fresh: Gateway) -> list[str]:
 
 
 class _Served:
-    """A gateway that is open: how many exchanges it carries, and the task in which its plugins live."""
+    """A gateway that is open, and the task in which its plugins live."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
-        self.active = 0
-        self.idle = asyncio.Event()
         self._closing = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
 
