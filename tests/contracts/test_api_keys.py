@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
+import asyncpg
 import pytest
 from prometheus_client import CollectorRegistry
 from servers import Postgres
@@ -67,6 +69,31 @@ async def test_what_is_stored_comes_back(keys: Keys) -> None:
     (record,) = await keys.plugin.list()
     assert record.last_used_at is not None
     assert record.last_used_at.timestamp() == keys.clock.now()
+
+
+async def test_a_key_that_was_not_shown_of_late_is_found_in_one_step(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issued = await keys.plugin.create(**ACME)
+    assert isinstance(await keys.ask(issued.key), Principal)  # connected by now
+    steps: list[str] = []
+    for of, name in (
+        (aiosqlite.Connection, "_execute"),
+        (asyncpg.Connection, "fetch"),
+        (asyncpg.Connection, "execute"),
+    ):
+        call = getattr(of, name)
+
+        async def counted(self: Any, what: Any, *arguments: Any, call: Any = call, **named: Any) -> Any:
+            steps.append(str(what))
+            return await call(self, what, *arguments, **named)
+
+        monkeypatch.setattr(of, name, counted)
+    keys.clock.advance(5)
+    assert isinstance(await keys.ask(issued.key), Principal)
+    assert len(steps) == 1, steps
+    assert isinstance(await keys.ask(issued.key), Principal)
+    assert len(steps) == 1, "it is remembered"
 
 
 async def test_rotation_leaves_one_successor_and_ends_the_old_key(keys: Keys) -> None:

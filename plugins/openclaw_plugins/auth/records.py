@@ -8,12 +8,17 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import asyncpg
 
 from openclaw_gateway.api import AuditEntry, Database, KeyRecord, UnknownKey
 from openclaw_plugins.auth import audit
 from openclaw_plugins.auth.tables import KEYS as _TABLE
 from openclaw_plugins.auth.tables import keys as _keys
 
+_FIND = sa.select(_keys).where(_keys.c.key_id == sa.bindparam("wanted"))
+#: the same in PostgreSQL's words
+_FIND_AT_ONCE = str(_FIND.compile(dialect=asyncpg.dialect()))  # type: ignore[no-untyped-call]
+_COLUMNS = _keys.c.keys()
 #: well under the number of parameters that a statement may have
 _AT_ONCE = 500
 
@@ -33,9 +38,16 @@ class KeyRecords:
         self._database = database
 
     async def find(self, key_id: str) -> Stored | None:
-        async with self._database.transaction(None, operation="select", table=_TABLE) as connection:
-            row = (await connection.execute(sa.select(_keys).where(_keys.c.key_id == key_id))).mappings().first()
-        return _stored(row) if row is not None else None
+        """Return one key; what every request waits for whose key was not shown a moment ago, so in one step."""
+        if self._database.shared:
+            rows = await self._database.statement(_FIND_AT_ONCE, (key_id,), operation="select", table=_TABLE)
+            return _stored(dict(zip(_COLUMNS, rows[0], strict=True))) if rows else None
+
+        def look(connection: sa.Connection) -> Stored | None:
+            row = connection.execute(_FIND, {"wanted": key_id}).mappings().first()
+            return _stored(dict(row)) if row is not None else None
+
+        return await self._database.run(look, operation="select", table=_TABLE)
 
     async def in_force(self, key_ids: Collection[str], now: datetime) -> set[str]:
         """Return those of these keys that are neither revoked nor expired."""
@@ -66,7 +78,7 @@ class KeyRecords:
                 same = sa.and_(_keys.c.created_at == at, _keys.c.key_id < after)
                 statement = statement.where(sa.or_(_keys.c.created_at < at, same))
             rows = (await connection.execute(statement)).mappings().all()
-        return [_stored(row).record for row in rows]
+        return [_stored(dict(row)).record for row in rows]
 
     async def is_empty(self) -> bool:
         async with self._database.transaction(None, operation="select", table=_TABLE) as connection:
@@ -128,7 +140,7 @@ def _values(new: Stored) -> dict[str, Any]:
     return {**values, "scopes": list(new.record.scopes), "digest": new.digest, "pepper_version": new.pepper_version}
 
 
-def _stored(row: sa.RowMapping) -> Stored:
+def _stored(row: Mapping[str, Any]) -> Stored:
     fields = {name: row[name] for name in KeyRecord.__struct_fields__}
     for name, value in fields.items():
         if isinstance(value, datetime) and value.tzinfo is None:
