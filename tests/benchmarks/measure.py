@@ -28,8 +28,8 @@ class Point(msgspec.Struct, frozen=True):
 
 PLAIN = tuple(Point(f"plain {n}", n) for n in (1, 16, 64))
 BURST = Point("burst 16", 16, stream=True)
-PACED = Point("paced 64", 64, stream=True, paced=True)
-POINTS = (*PLAIN, BURST, PACED)
+PACED = tuple(Point(f"paced {n}", n, stream=True, paced=True) for n in (1, 16, 64))
+POINTS = (*PLAIN, BURST, *PACED)
 
 Samples = dict[str, dict[str, list[Sample]]]
 

@@ -19,9 +19,9 @@ def plots(run: Run) -> dict[str, str]:
         (s.name, middle(run.samples[s.name][PLAIN[-1].name], "cpu"), s.ours) for s in run.subjects if s.name != "direct"
     ]
     chunks = [
-        (s.name, middle(run.samples[s.name][PACED.name], "cpu") / (CHUNKS + 1), s.ours)
+        (s.name, middle(run.samples[s.name][PACED[-1].name], "cpu") / (CHUNKS + 1), s.ours)
         for s in run.subjects
-        if s.name != "direct" and PACED.name in run.samples[s.name]
+        if s.name != "direct" and PACED[-1].name in run.samples[s.name]
     ]
     return {
         "performance-requests.svg": bars("CPU a request, microseconds, 64 connections", requests),

@@ -84,15 +84,23 @@ def _page(run: Run) -> str:
             "## Whole answers",
             "",
             "One request is a chat completion of 200 bytes. CPU is what the scheduler gave to all processes of the "
-            "subject, in microseconds a request; `x raw` is its ratio to the raw ASGI echo in the same round. "
-            "Added is what lies beyond a direct call of the mock upstream, at the median and at the 99th percentile.",
+            "subject, in microseconds a request; `x raw` is its ratio to the raw ASGI echo in the same round.",
             "",
             *_plain(run),
             "",
+            "### Latency",
+            "",
+            "At the median and at the 99th percentile, in ms, by connections that all wait for their answer before "
+            "they ask again; added is what lies beyond a direct call of the mock upstream. Where the servers' core is "
+            "busy, from 16 connections on, it is the time that requests wait for one another.",
+            "",
+            *_latency(run),
+            "",
             "## Streams",
             "",
-            f"One stream is {CHUNKS} chunks and the end marker. Burst: 16 connections, no pacing. Paced: 64 streams at "
-            f"a chunk each {PACE * 1000:g} ms; a stall is the longest silence between two chunks.",
+            f"One stream is {CHUNKS} chunks and the end marker. Burst: 16 connections, no pacing. Paced: 1, 16 or 64 "
+            f"streams at a chunk each {PACE * 1000:g} ms; a stall is the longest silence between two chunks. First "
+            "token: at the median, and what of that is added to a direct call, in ms, by streams at once.",
             "",
             *_streams(run),
             "",
@@ -175,53 +183,65 @@ def _conditions(run: Run) -> list[str]:
 
 def _plain(run: Run) -> list[str]:
     raw = next((s.name for s in run.subjects if s.name.startswith("raw ")), None)
-    direct = run.samples["direct"]
     rows = []
     for subject in run.subjects:
         points = run.samples[subject.name]
-        row = [f"**{subject.name}**" if subject.ours else subject.name, subject.does]
+        row = [_shown(subject), subject.does]
         for point in PLAIN:
             found = points[point.name]
             row.append(f"{middle(found, 'rate'):,.0f}")
         row.append(f"{middle(points[PLAIN[-1].name], 'cpu'):,.1f}")
         row.append(_ratio(points[PLAIN[-1].name], run.samples[raw][PLAIN[-1].name]) if raw else "-")
-        for point in (PLAIN[0], PLAIN[-1]):
-            found = points[point.name]
-            row.append(f"{middle(found, 'p50'):.2f} / {middle(found, 'p99'):.2f}")
-        alone = PLAIN[0].name
-        row.append(" / ".join(f"{middle(points[alone], of) - middle(direct[alone], of):.2f}" for of in ("p50", "p99")))
         rows.append(row)
     names = ("subject", "what it does", *(f"req/s, {p.connections} conn." for p in PLAIN))
-    return _table(
-        (*names, "CPU µs", "x raw", "p50 / p99 ms, 1 conn.", "p50 / p99 ms, 64 conn.", "added p50 / p99 ms, 1 conn."),
-        rows,
-    )
+    return _table((*names, "CPU µs", "x raw"), rows)
+
+
+def _latency(run: Run) -> list[str]:
+    direct = run.samples["direct"]
+    rows = []
+    for subject in run.subjects:
+        points = run.samples[subject.name]
+        row = [_shown(subject)]
+        for point in PLAIN:
+            found = points[point.name]
+            row.append(" / ".join(f"{middle(found, of):.2f}" for of in ("p50", "p99")))
+            row.append(
+                " / ".join(f"{middle(found, of) - middle(direct[point.name], of):+.2f}" for of in ("p50", "p99"))
+            )
+        rows.append(row)
+    names = [(f"p50 / p99, {p.connections} conn.", "added") for p in PLAIN]
+    return _table(("subject", *(name for pair in names for name in pair)), rows)
 
 
 def _streams(run: Run) -> list[str]:
-    direct = run.samples["direct"][PACED.name]
+    direct = run.samples["direct"]
     rows = []
     for subject in run.subjects:
         points = run.samples[subject.name]
         if BURST.name not in points:
             continue
-        burst, paced = points[BURST.name], points[PACED.name]
-        if not all(s.requests for s in (*burst, *paced)):
+        burst, crowd = points[BURST.name], points[PACED[-1].name]
+        if not all(s.requests for point in (BURST, *PACED) for s in points[point.name]):
             continue  # said at the top: it failed, and has no numbers
         chunks = statistics.median(s.chunks / s.requests * s.rate for s in burst)
-        rows.append(
-            (
-                f"**{subject.name}**" if subject.ours else subject.name,
-                f"{chunks:,.0f}",
-                f"{middle(burst, 'cpu'):,.0f}",
-                f"{middle(paced, 'cpu') / (CHUNKS + 1):,.1f}",
-                f"{middle(paced, 'first_p50'):.2f} / {middle(paced, 'first_p99'):.2f}",
-                f"{middle(paced, 'first_p50') - middle(direct, 'first_p50'):+.2f}",
-                f"{middle(paced, 'stall'):.0f}",
-            )
-        )
-    names = ("subject", "chunks/s, burst", "CPU µs a stream, burst", "CPU µs a chunk, paced")
-    return _table((*names, "first token p50 / p99 ms, paced", "added ms", "longest stall ms"), rows)
+        row = [
+            _shown(subject),
+            f"{chunks:,.0f}",
+            f"{middle(burst, 'cpu'):,.0f}",
+            f"{middle(crowd, 'cpu') / (CHUNKS + 1):,.1f}",
+        ]
+        for point in PACED:
+            first = middle(points[point.name], "first_p50")
+            row.append(f"{first:.2f} ({first - middle(direct[point.name], 'first_p50'):+.2f})")
+        rows.append([*row, f"{middle(crowd, 'first_p99'):.2f}", f"{middle(crowd, 'stall'):.0f}"])
+    names = ("subject", "chunks/s, burst", "CPU µs a stream, burst", "CPU µs a chunk, paced 64")
+    tokens = (f"first token, {p.connections} (added)" for p in PACED)
+    return _table((*names, *tokens, "p99, 64", "longest stall ms, 64"), rows)
+
+
+def _shown(subject: Subject) -> str:
+    return f"**{subject.name}**" if subject.ours else subject.name
 
 
 def _carried(run: Run) -> list[str]:
@@ -234,19 +254,19 @@ def _beside(run: Run) -> list[str]:
     ours = run.samples.get(OURS)
     if ours is None:
         return ["Not measured in this run."]
-    crowd, rows = PLAIN[-1].name, []
+    crowd, crowded, rows = PLAIN[-1].name, PACED[-1].name, []
     for subject in run.subjects:
         theirs = run.samples[subject.name]
         if subject.ours or subject.name == "direct":
             continue
-        streams = PACED.name in theirs and all(s.requests for s in (*theirs[PACED.name], *theirs[BURST.name]))
+        streams = crowded in theirs and all(s.requests for s in (*theirs[crowded], *theirs[BURST.name]))
         rows.append(
             (
                 subject.name,
                 _ratio(ours[crowd], theirs[crowd], "rate"),
                 _ratio(theirs[crowd], ours[crowd]),
                 _ratio(ours[BURST.name], theirs[BURST.name], "rate") if streams else "-",
-                _ratio(theirs[PACED.name], ours[PACED.name]) if streams else "-",
+                _ratio(theirs[crowded], ours[crowded]) if streams else "-",
             )
         )
     names = ("against", "req/s, 64 conn.", "CPU a request", "streams/s, burst", "CPU a chunk, paced")
