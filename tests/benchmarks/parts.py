@@ -17,7 +17,7 @@ from unittest import mock
 
 import msgspec
 import pluggy
-from servers import start_valkey
+from servers import start_postgres, start_valkey
 
 from benchmarks import account
 from benchmarks.account import Part
@@ -55,6 +55,7 @@ async def all_parts(*, short: bool, say: Callable[[str], None]) -> list[Part]:
         ("steps", lambda: steps(times, 300 if short else 1_000)),
         ("organisations", lambda: organizations((1, 1_000) if short else (1, 1_000, 100_000), 1_000)),
         ("sessions", lambda: sessions((1, 1_000) if short else (1, 1_000, 1_000_000), 100 if short else 300)),
+        ("keys", lambda: keys(100 if short else 500)),
         ("dispatch", lambda: dispatch(times)),
         ("admission in memory", lambda: memory_admission(times)),
         ("admission in Valkey", lambda: valkey_admission(times)),
@@ -98,6 +99,36 @@ async def organizations(counts: Sequence[int], requests: int) -> list[Part]:
     return [
         Part(f"a request, one of {count:,} organisations", costs[count], first, "µs CPU", "the only organisation")
         for count in counts[1:]
+    ]
+
+
+async def keys(requests: int) -> list[Part]:
+    """What a request costs whose key was not shown of late, and has to be looked up: most of those of slow callers."""
+    costs: dict[tuple[str, str], float] = {}
+    with start_postgres() as postgres, tempfile.TemporaryDirectory() as folder:
+        stores: dict[str, dict[str, Any]] = {
+            "SQLite": {},
+            "PostgreSQL": {
+                "plugins.database.url": postgres.url(postgres.create()),
+                "plugins.database.auto_upgrade": True,
+            },
+        }
+        for store, edit in stores.items():
+            for ttl in ("1s", "0s"):
+                where = Path(folder) / f"{store}{ttl}"
+                edits = {**_UNMETERED, **edit, "plugins.api_key.cache_ttl": ttl}
+                async with opened(where, tier=NO_QUOTA, edit=edits) as client:
+                    await client.cost(requests)
+                    costs[store, ttl] = min([await client.cost(requests) for _ in range(5)])
+    return [
+        Part(
+            f"a request whose key is looked up in {store}, one at a time",
+            costs[store, "0s"],
+            costs[store, "1s"],
+            "µs CPU",
+            "whose key was shown within a second",
+        )
+        for store in stores
     ]
 
 
