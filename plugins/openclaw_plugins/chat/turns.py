@@ -60,6 +60,7 @@ class Turn:
         "finished",
         "outlet",
         "stopped",
+        "streams",
     )
 
     def __init__(
@@ -72,6 +73,7 @@ class Turn:
         hides_usage: bool = False,
     ) -> None:
         self._attempts = attempts
+        self.streams = attempts.use.streamed
         #: the usage of the stream is asked for by us, and the client did not want to be told
         self._hides_usage = hides_usage
         self._request_id = request_id
@@ -90,10 +92,6 @@ class Turn:
     @property
     def delivered(self) -> bool:
         return self.outlet.delivered
-
-    @property
-    def streams(self) -> bool:
-        return self._attempts.use.streamed
 
     def stop(self, reason: Reason) -> None:
         """Tell the turn to end now: it closes its upstream, and accounts for what it delivered."""
