@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import aiosqlite
 import pytest
 from fire.watch import SCALE, Recorder
 from servers import Postgres
@@ -292,6 +293,26 @@ async def test_a_request_without_a_key_leaves_nothing(tmp_path: Path) -> None:
         assert (await caller.chat(None))[0] == 200
         assert caller.gateway.registry.get_sample_value("idempotent_requests_total", {"outcome": "first"}) is None
         assert (await caller.usage())["quota.messages"] == 2
+
+
+async def test_a_key_is_two_steps_of_the_embedded_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a switch to its thread and back, which costs a request more than the work that is done there."""
+    steps: list[None] = []
+    call = aiosqlite.Connection._execute
+
+    async def counted(self: Any, *arguments: Any, **named: Any) -> Any:
+        steps.append(None)
+        return await call(self, *arguments, **named)
+
+    async with calling(tmp_path, {}) as caller:
+        assert (await caller.chat("warm"))[0] == 200
+        monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
+        counts = []
+        for key in (None, "k"):
+            steps.clear()
+            assert (await caller.chat(key))[0] == 200
+            counts.append(len(steps))
+    assert counts == [2, 4]  # a quota that is held and charged; and a claim that is made and ended
 
 
 # --- what a crash leaves behind -----------------------------------------------------------------

@@ -6,20 +6,21 @@ account has said that nothing was charged under it, so that nothing is ever char
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import delete, select, update
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils import uuid7
 
 from openclaw_gateway.api import ChargeReferences, Database
 from openclaw_plugins.idempotency.tables import claims as table
 from openclaw_plugins.idempotency.tables import now
+
+T = TypeVar("T")
 
 #: how often a row may go between our insert and our look
 _LOOKS = 3
@@ -77,8 +78,7 @@ class Claims:
     async def claim(self, wanted: Wanted) -> Won | Running | Differs | Lost | Done:
         """Ask to be the one who carries the request out."""
         for _ in range(_LOOKS):
-            async with self._write(wanted.organization, "insert") as connection:
-                found = await self._first(connection, wanted)
+            found = await self._run(wanted.organization, "insert", partial(_first, wanted, self._lease))
             if isinstance(found, _Silent):
                 found = await self._succeed(wanted, found.claim)
             if found is not None:
@@ -96,25 +96,30 @@ class Claims:
 
     async def forget(self, organization: str, claim: str) -> None:
         """Free the key: nothing has come of the request."""
-        async with self._write(organization, "delete") as connection:
-            await connection.execute(delete(table).where(table.c.claim_id == claim, table.c.state == "running"))
+        mine = delete(table).where(table.c.claim_id == claim, table.c.state == "running")
+        await self._run(organization, "delete", lambda connection: connection.execute(mine).rowcount)
 
     async def renew(self, claims: Collection[str]) -> None:
         """Say that the holders of these claims live."""
-        async with self._write(None, "sweep") as connection:
-            until = await _clock(connection) + self._lease
-            held = (table.c.claim_id.in_(sorted(claims)), table.c.state == "running")
-            await connection.execute(update(table).where(*held).values(expires_at=until))
+        held = (table.c.claim_id.in_(sorted(claims)), table.c.state == "running")
+
+        def prolong(connection: Connection) -> None:
+            connection.execute(update(table).where(*held).values(expires_at=_clock(connection) + self._lease))
+
+        await self._run(None, "sweep", prolong)
 
     async def sweep(self) -> int:
         """Forget what is past its retention, and settle the claims of the dead; return how many of those there were."""
-        async with self._write(None, "sweep") as connection:
-            time = await _clock(connection)
-            await connection.execute(delete(table).where(table.c.state != "running", table.c.expires_at <= time))
+
+        def look(connection: Connection) -> Sequence[tuple[str, str]]:
+            time = _clock(connection)
+            connection.execute(delete(table).where(table.c.state != "running", table.c.expires_at <= time))
             silent = select(table.c.organization_id, table.c.claim_id).where(
                 table.c.state == "running", table.c.expires_at <= time
             )
-            found = (await connection.execute(silent.limit(_SWEEP))).all()
+            return [(row[0], row[1]) for row in connection.execute(silent.limit(_SWEEP))]
+
+        found = await self._run(None, "sweep", look)
         for organization, claim in found:
             await self.settle(organization, claim)
         return len(found)
@@ -127,64 +132,70 @@ class Claims:
         await self.forget(organization, claim)
         return False
 
-    async def _first(
-        self, connection: AsyncConnection, wanted: Wanted
-    ) -> Won | Running | Differs | Lost | Done | _Silent | None:
-        time = await _clock(connection)
-        mine = (
-            table.c.organization_id == wanted.organization,
-            table.c.route == wanted.route,
-            table.c.key == wanted.key,
-        )
-        outdated = (table.c.state != "running", table.c.expires_at <= time)
-        id = uuid7().hex
-        dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
-        row = {
-            "organization_id": wanted.organization,
-            "route": wanted.route,
-            "key": wanted.key,
-            "claim_id": id,
-            "fingerprint": wanted.fingerprint,
-            "state": "running",
-            "created_at": time,
-            "expires_at": time + self._lease,
-        }
-        inserted = await connection.execute(dialect.insert(table).values(row).on_conflict_do_nothing())
-        if inserted.rowcount == 1:
-            return Won(id)
-        found = (await connection.execute(select(table).where(*mine))).mappings().first()
-        if found is None:
-            return None
-        if found["state"] != "running" and _aware(found["expires_at"]) <= time:
-            await connection.execute(delete(table).where(*mine, *outdated))
-            return None
-        return _read(found, wanted, time)
-
     async def _succeed(self, wanted: Wanted, silent: str) -> Won | Running | Lost:
         """Take over the claim of one who is silent, unless his request was carried out."""
         if await self._references.disown(wanted.organization, silent):
             await self.lose(wanted.organization, silent)
             return Lost()
         id = uuid7().hex
-        async with self._write(wanted.organization, "update") as connection:
-            time = await _clock(connection)
+
+        def take_over(connection: Connection) -> int:
+            time = _clock(connection)
             taking = (
                 update(table)
                 .where(table.c.claim_id == silent, table.c.state == "running")
                 .values(claim_id=id, fingerprint=wanted.fingerprint, created_at=time, expires_at=time + self._lease)
             )
-            taken = await connection.execute(taking)
-        return Won(id) if taken.rowcount == 1 else Running()
+            return connection.execute(taking).rowcount
+
+        return Won(id) if await self._run(wanted.organization, "update", take_over) == 1 else Running()
 
     async def _end(self, organization: str, claim: str, values: Mapping[str, Any]) -> None:
-        async with self._write(organization, "update") as connection:
-            until = await _clock(connection) + self._retention
-            # A claim that another has taken over meanwhile is not ours to end.
-            held = (table.c.claim_id == claim, table.c.state == "running")
-            await connection.execute(update(table).where(*held).values(expires_at=until, **values))
+        # A claim that another has taken over meanwhile is not ours to end.
+        held = (table.c.claim_id == claim, table.c.state == "running")
 
-    def _write(self, organization: str | None, operation: str) -> AbstractAsyncContextManager[AsyncConnection]:
-        return self._database.transaction(organization, operation=operation, table=table.name)
+        def end(connection: Connection) -> None:
+            until = _clock(connection) + self._retention
+            connection.execute(update(table).where(*held).values(expires_at=until, **values))
+
+        await self._run(organization, "update", end)
+
+    async def _run(self, organization: str | None, operation: str, work: Callable[[Connection], T]) -> T:
+        return await self._database.run(work, operation=operation, table=table.name, organization=organization)
+
+
+def _first(
+    wanted: Wanted, lease: timedelta, connection: Connection
+) -> Won | Running | Differs | Lost | Done | _Silent | None:
+    time = _clock(connection)
+    mine = (
+        table.c.organization_id == wanted.organization,
+        table.c.route == wanted.route,
+        table.c.key == wanted.key,
+    )
+    outdated = (table.c.state != "running", table.c.expires_at <= time)
+    id = uuid7().hex
+    dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
+    row = {
+        "organization_id": wanted.organization,
+        "route": wanted.route,
+        "key": wanted.key,
+        "claim_id": id,
+        "fingerprint": wanted.fingerprint,
+        "state": "running",
+        "created_at": time,
+        "expires_at": time + lease,
+    }
+    inserted = connection.execute(dialect.insert(table).values(row).on_conflict_do_nothing())
+    if inserted.rowcount == 1:
+        return Won(id)
+    found = connection.execute(select(table).where(*mine)).mappings().first()
+    if found is None:
+        return None
+    if found["state"] != "running" and _aware(found["expires_at"]) <= time:
+        connection.execute(delete(table).where(*mine, *outdated))
+        return None
+    return _read(found, wanted, time)
 
 
 def _read(found: Mapping[Any, Any], wanted: Wanted, time: datetime) -> Running | Differs | Lost | Done | _Silent:
@@ -197,9 +208,8 @@ def _read(found: Mapping[Any, Any], wanted: Wanted, time: datetime) -> Running |
     return Running() if _aware(found["expires_at"]) > time else _Silent(found["claim_id"])
 
 
-async def _clock(connection: AsyncConnection) -> datetime:
-    found: datetime = (await connection.execute(select(now()))).scalar_one()
-    return _aware(found)
+def _clock(connection: Connection) -> datetime:
+    return _aware(connection.execute(select(now())).scalar_one())
 
 
 def _aware(time: datetime) -> datetime:
