@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from servers import Postgres
-from sqlalchemy import text
+from sqlalchemy import event, text
 from store_kit import Store
 
 from openclaw_gateway.api import Limit, NewMessage, Refused, StoreBusy, Take
+from openclaw_plugins.accounts import at_once
+from openclaw_plugins.sessions import appends
 from openclaw_plugins.sessions.appends import Append
 
 MESSAGES = Limit(name="quota.messages", meter="messages", kind="quota", limit=100_000)
@@ -34,6 +36,48 @@ async def test_appends_of_one_moment_share_transactions_and_keep_their_order(sto
     for place, id in enumerate(ids):
         kept = await store.sessions.history("acme", id, limit=200)
         assert [message.content for message in kept] == list(range(place, 200, 8))
+
+
+async def test_what_is_stored_is_one_statement_of_postgresql_and_its_charge_another(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    store = Store(tmp_path, url=postgres_url)
+    async with store.database.lifespan(), store.accounts.lifespan(), store.sessions.lifespan():
+        ids = [await store.session() for _ in range(3)]
+        await store.say(ids[0], "first")
+        _, holds = await store.accounts.reserve("acme", [Take(MESSAGES, "-")])
+        asked: list[str] = []
+
+        @event.listens_for(store.database._engine("insert").sync_engine, "before_cursor_execute")
+        def told(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+            asked.append(statement)
+
+        await store.say(ids[0], "second", holds=holds)
+        assert asked == [appends._AT_ONCE, at_once.STATEMENT]
+        asked.clear()
+        await asyncio.gather(*(store.say(ids[i % 3], i) for i in range(30)))
+        assert set(asked) == {appends._AT_ONCE} and len(asked) <= 4
+        kept = [await store.sessions.history("acme", id, limit=20) for id in ids]
+        assert [message.content for message in kept[0]] == ["first", "second", *range(0, 30, 3)]
+        assert [[message.content for message in of] for of in kept[1:]] == [[*range(1, 30, 3)], [*range(2, 30, 3)]]
+        async with store.database.transaction("acme", operation="select", table="t") as connection:
+            count = text("SELECT message_count FROM openclaw_sessions ORDER BY session_id")
+            assert [row[0] for row in await connection.execute(count)] == [12, 10, 10]
+
+
+async def test_a_session_that_is_locked_is_counted_as_it_is_by_then(postgres_url: str, tmp_path: Path) -> None:
+    store = Store(tmp_path, url=postgres_url, lock_timeout=10)
+    async with store.database.lifespan(), store.accounts.lifespan(), store.sessions.lifespan():
+        id = await store.session()
+        async with store.database.transaction("acme", operation="update", table="t") as connection:
+            await connection.execute(text("UPDATE openclaw_sessions SET message_count = message_count + 5"))
+            saying = asyncio.create_task(store.say(id, "x"))
+            await asyncio.sleep(0.3)  # it waits for the row, with a look at it from before
+            assert not saying.done()
+        await saying
+        async with store.database.transaction("acme", operation="select", table="t") as connection:
+            stored = text("SELECT seq, (SELECT message_count FROM openclaw_sessions) FROM openclaw_messages")
+            assert tuple((await connection.execute(stored)).one()) == (6, 6)
 
 
 async def test_one_that_cannot_be_stored_fails_alone_and_is_not_charged(store: Store) -> None:

@@ -12,6 +12,7 @@ from contextvars import Context
 from functools import partial
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils import uuid7
@@ -54,17 +55,40 @@ _COUNT = (
 )
 _INSERT = insert(messages_table)
 
+# PostgreSQL does the three in one round trip. What it locks is read as it is by then, whoever had to be waited for.
+_AT_ONCE = """
+WITH new AS MATERIALIZED (
+  SELECT * FROM unnest($3::uuid[], $4::uuid[], $5::bigint[], $6::text[], $7::text[], $8::text[])
+    AS new(id, session, place, role, content, metadata)
+), there AS MATERIALIZED (
+  SELECT session_id, message_count FROM openclaw_sessions
+  WHERE organization_id = $1 AND session_id = ANY($2::uuid[]) AND expires_at > now()
+  ORDER BY session_id FOR UPDATE
+), stored AS (
+  INSERT INTO openclaw_messages (message_id, session_id, organization_id, seq, role, content, metadata, timestamp)
+  SELECT id, session, $1, message_count + place, role, content::json, new.metadata::json, now()
+  FROM new JOIN there ON session_id = session
+), counted AS (
+  UPDATE openclaw_sessions s SET message_count = there.message_count + more.count, updated_at = now()
+  FROM there JOIN (SELECT session, count(*) AS count FROM new GROUP BY session) more ON there.session_id = more.session
+  WHERE s.session_id = there.session_id AND s.organization_id = $1
+)
+SELECT session_id::text, message_count, now() FROM there
+"""
+
 Rows = list[dict[str, Any]]
 
 
 class Append:
     """Messages on their way into one session; `rows` is the answer, None where the session is not there."""
 
-    __slots__ = ("done", "holds", "id", "messages", "rows")
+    __slots__ = ("done", "holds", "id", "ids", "messages", "rows")
 
     def __init__(self, id: str, messages: Sequence[NewMessage], holds: Sequence[Hold]) -> None:
         self.id = id
         self.messages = messages
+        #: of its messages
+        self.ids = [str(uuid7()) for _ in messages]
         self.holds = holds
         self.rows: Rows | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -178,9 +202,13 @@ class Appends:
 
 def _written(organization: str, batch: Sequence[Append], connection: Connection) -> Sequence[Rows | None]:
     """The session's row numbers its messages: under its lock there is no gap and no second of a number."""
-    ids = {append.id for append in batch}
-    locked = connection.execute(_LOCK, {"organization": organization, "ids": sorted(ids)}).all()
-    counts = {id: count for id, count, _ in locked}
+    shared = connection.dialect.name == "postgresql"
+    if shared:
+        locked = connection.exec_driver_sql(_AT_ONCE, _columns(organization, batch)).all()
+    else:
+        ids = sorted({append.id for append in batch})
+        locked = connection.execute(_LOCK, {"organization": organization, "ids": ids}).all()
+    counts: dict[str, int] = {row[0]: row[1] for row in locked}
     stored: list[Rows | None] = []
     for append in batch:
         count = counts.get(append.id)
@@ -190,19 +218,21 @@ def _written(organization: str, batch: Sequence[Append], connection: Connection)
         stored.append(
             [
                 {
-                    "message_id": str(uuid7()),
+                    "message_id": id,
                     "session_id": append.id,
                     "organization_id": organization,
                     "seq": seq,
                     "role": new.role,
                     "content": new.content,
                     "metadata": new.metadata,
-                    "timestamp": locked[0].stored_at,
+                    "timestamp": locked[0][2],
                 }
-                for seq, new in enumerate(append.messages, count + 1)
+                for seq, (id, new) in enumerate(zip(append.ids, append.messages, strict=True), count + 1)
             ]
         )
         counts[append.id] = count + len(append.messages)
+    if shared:
+        return stored
     if new_rows := [row for rows in stored if rows for row in rows]:
         connection.execute(_INSERT, new_rows)
     if counts:
@@ -210,3 +240,16 @@ def _written(organization: str, batch: Sequence[Append], connection: Connection)
             _COUNT, [{"id": id, "organization": organization, "count": count} for id, count in counts.items()]
         )
     return stored
+
+
+def _columns(organization: str, batch: Sequence[Append]) -> tuple[Any, ...]:
+    """What `_AT_ONCE` is asked; a message's place is among all that the batch has for its session, from one on."""
+    places = {append.id: 0 for append in batch}
+    rows: list[tuple[str, str, int, str, str, str]] = []
+    for append in batch:
+        for id, new in zip(append.ids, append.messages, strict=True):
+            places[append.id] += 1
+            content, metadata = msgspec.json.encode(new.content), msgspec.json.encode(new.metadata)
+            rows.append((id, append.id, places[append.id], new.role, content.decode(), metadata.decode()))
+    columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(6)]
+    return organization, sorted(places), *columns
