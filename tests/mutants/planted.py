@@ -178,9 +178,24 @@ PLANTED = (
     Planted(
         "a claim is not the holder's for as long as he lives",
         f"{_IDEMPOTENCY}/claims.py",
-        "await connection.execute(update(table).where(*held).values(expires_at=until))",
-        "await connection.execute(select(table).where(*held))",
+        "connection.execute(update(table).where(*held).values(expires_at=_clock(connection) + self._lease))",
+        "connection.execute(select(table).where(*held))",
         _KEYS + "test_a_claim_that_is_renewed_is_not_taken_over[sqlite]",
+    ),
+    Planted(
+        "a connection is kept from who waits for it",
+        "plugins/openclaw_plugins/database/kept.py",
+        "if sound and not self._waiting and",
+        "if sound and",
+        "tests/plugins/test_database.py::"
+        "test_a_connection_that_is_kept_is_nobodys_and_is_given_up_to_who_waits[sqlite]",
+    ),
+    Planted(
+        "a session that had to be waited for is counted as it was before",
+        "plugins/openclaw_plugins/sessions/appends.py",
+        "ORDER BY session_id FOR UPDATE",
+        "ORDER BY session_id",
+        "tests/plugins/test_session_appends.py::test_a_session_that_is_locked_is_counted_as_it_is_by_then",
     ),
     Planted(
         "a secret answer is kept",

@@ -37,16 +37,11 @@ from openclaw_plugins.sessions.tables import sessions as table
 #: appends of one transaction at most
 _BATCH = 128
 
-#: Sessions are locked in the order of their ids, which is the same for every replica: no deadlock.
-_LOCK = (
-    select(table.c.session_id, table.c.message_count, now().label("stored_at"))
-    .where(
-        table.c.organization_id == bindparam("organization"),
-        table.c.session_id.in_(bindparam("ids", expanding=True)),
-        alive(),
-    )
-    .order_by(table.c.session_id)
-    .with_for_update()
+# On SQLite a transaction is the only one that writes: what it has read stays so.
+_THERE = select(table.c.session_id, table.c.message_count, now()).where(
+    table.c.organization_id == bindparam("organization"),
+    table.c.session_id.in_(bindparam("ids", expanding=True)),
+    alive(),
 )
 _COUNT = (
     update(table)
@@ -55,7 +50,8 @@ _COUNT = (
 )
 _INSERT = insert(messages_table)
 
-# PostgreSQL does the three in one round trip. What it locks is read as it is by then, whoever had to be waited for.
+# PostgreSQL does the three in one round trip. Sessions are locked in the order of their ids, which is the same for
+# every replica: no deadlock. One that had to be waited for is counted as it is by then.
 _AT_ONCE = """
 WITH new AS MATERIALIZED (
   SELECT * FROM unnest($3::uuid[], $4::uuid[], $5::bigint[], $6::text[], $7::text[], $8::text[])
@@ -206,8 +202,8 @@ def _written(organization: str, batch: Sequence[Append], connection: Connection)
     if shared:
         locked = connection.exec_driver_sql(_AT_ONCE, _columns(organization, batch)).all()
     else:
-        ids = sorted({append.id for append in batch})
-        locked = connection.execute(_LOCK, {"organization": organization, "ids": ids}).all()
+        ids = [*{append.id for append in batch}]
+        locked = connection.execute(_THERE, {"organization": organization, "ids": ids}).all()
     counts: dict[str, int] = {row[0]: row[1] for row in locked}
     stored: list[Rows | None] = []
     for append in batch:
