@@ -68,6 +68,18 @@ async def test_what_is_held_leaves_no_room_for_others(stores: Stores) -> None:
     assert await columns(stores) == [(0, 10)]
 
 
+async def test_a_reservation_beside_settlements_is_told_what_is_left_after_all_of_them(stores: Stores) -> None:
+    accounts, limit = stores.accounts, quota(100)
+    _, committed = await accounts.reserve("acme", [take(limit, 5)])
+    _, voided = await accounts.reserve("acme", [take(limit, 3)])
+    _, _, *made = await asyncio.gather(
+        accounts.commit(committed),
+        accounts.void(voided),
+        *(accounts.reserve("acme", [take(limit, amount)]) for amount in (2, 4)),
+    )
+    assert [balance.used for balances, _ in made for balance in balances] == [7, 11]
+
+
 async def test_two_heights_of_one_limit_are_both_kept(stores: Stores) -> None:
     """As while a tier is edited, or where callers of two tiers share a subject."""
     await stores.accounts.reserve("acme", [take(quota(100), 5)])

@@ -63,7 +63,7 @@ TARGETS = (
     Target(f"{_PLUGINS}/accounts/ledger.py", (*_ACCOUNTS, *_EVENTS), _SQLITE),
     Target(f"{_PLUGINS}/accounts/sql.py", (*_ACCOUNTS, *_EVENTS), _SQLITE),
     Target(f"{_PLUGINS}/accounts/lane.py", _LANE),
-    Target(f"{_PLUGINS}/accounts/work.py", _LANE),
+    Target(f"{_PLUGINS}/accounts/work.py", (*_LANE, *_ACCOUNTS), f"account_lane or {_SQLITE}"),
     Target(
         f"{_PLUGINS}/accounts/statements.py",
         _ACCOUNTS,  # over both stores: it has a half for each
@@ -71,9 +71,10 @@ TARGETS = (
     ),
     Target(
         f"{_PLUGINS}/accounts/at_once.py",
-        (*_ACCOUNTS, "tests/contracts/test_account_machine.py", "tests/plugins/test_accounts_speed.py"),
+        (*_ACCOUNTS, *_EVENTS, "tests/contracts/test_account_machine.py", "tests/plugins/test_accounts_speed.py"),
         "usual_batch or (postgresql and (any_history or two_gateways or admits_exactly or all_or_nothing or"
-        " resolved_once or leases or two_heights or day_behind))",
+        " resolved_once or leases or two_heights or day_behind or beside_settlements or each_threshold"
+        " or pass_both))",
     ),
     Target(f"{_PLUGINS}/accounts/reading.py", (*_ACCOUNTS, *_EVENTS), _SQLITE),
     Target(f"{_PLUGINS}/accounts/outbox.py", _EVENTS, "sqlite"),
@@ -171,6 +172,13 @@ EQUIVALENT = (
         "overdue = select(holds).where(tuple_(*_HOLD_KEY) == key, COUNTS, holds.c.expires_at <= self.now)",
         "overdue = select(holds).where(tuple_(*_HOLD_KEY) == key, COUNTS, holds.c.expires_at < self.now)",
         "the microsecond in which its time ends may be on either side of it",
+    ),
+    Equivalent(
+        f"{_PLUGINS}/accounts/ledger.py",
+        "Ledger._reap",
+        "self._reaped.add(key)",
+        "None",
+        "what has run out has been given back: to look once more finds nothing",
     ),
     Equivalent(
         f"{_PLUGINS}/accounts/ledger.py",
