@@ -95,7 +95,7 @@ class Protocol(HttpToolsProtocol):
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
-        cycle.come = True
+        cycle.come = True  # as `set`, which is a call where nobody waits: nearly always
         if cycle.waiters:
             cycle.set()
 
