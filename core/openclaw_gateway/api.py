@@ -90,6 +90,7 @@ from openclaw_gateway.refusals import (
     unavailable,
 )
 from openclaw_gateway.requests import answer, body_of, exchange_of, page_limit, query_of
+from openclaw_gateway.response import send_piece, send_whole
 from openclaw_gateway.routes import Route, declared
 from openclaw_gateway.spans import end_span, start_span, trace_headers, traced
 from openclaw_gateway.tallies import Count, Observed, Spread, Tally
@@ -215,6 +216,8 @@ __all__ = [
     "query_of",
     "read_body",
     "resumed",
+    "send_piece",
+    "send_whole",
     "start_span",
     "storable",
     "trace_headers",

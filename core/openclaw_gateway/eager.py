@@ -58,13 +58,3 @@ def resumed(coroutine: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any,
         except StopIteration as done:
             found: T = done.value
             return found
-
-
-@types.coroutine
-def next_turn() -> Generator[None, None, None]:
-    """Go on in the next turn of the event loop, after all else that is ready in this one.
-
-    What many requests do one after the other costs a processor less than what each of them does from end to end: it
-    finds what it needs where the last one left it. See `docs/decisions/0013-requests-in-step.md`.
-    """
-    yield

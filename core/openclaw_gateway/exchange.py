@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 import msgspec
 
+from openclaw_gateway.carried import Carried
 from openclaw_gateway.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ D = TypeVar("D")
 
 #: bytes that may stand in no header: the control characters but the tab (RFC 9110 5.5)
 CONTROLS = bytes(byte for byte in (*range(0x20), 0x7F) if byte != 0x09)
+
+#: for exchanges that no gateway carries
+_NOTHING = Carried()
 
 Kind = Literal["http", "websocket", "message"]
 Headers = list[tuple[bytes, bytes]]
@@ -91,6 +95,7 @@ class Exchange:
     __slots__ = (
         "_facts",
         "_first",
+        "carried",
         "client",
         "get",
         "guard",
@@ -109,7 +114,16 @@ class Exchange:
         "trusted_peer",
     )
 
-    def __init__(self, kind: Kind, method: str, path: str, route: CompiledRoute, scope: Any, started: float) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        method: str,
+        path: str,
+        route: CompiledRoute,
+        scope: Any,
+        started: float,
+        carried: Carried = _NOTHING,
+    ) -> None:
         self.kind: Kind = kind
         self.method = method
         self.path = path
@@ -117,6 +131,8 @@ class Exchange:
         self.scope = scope
         #: `Clock.monotonic()` at the first byte of the request, in seconds
         self.started = started
+        #: what its gateway carries just now, this exchange among it; `in_step` lets the others go first
+        self.carried = carried
         #: the address of the client, past trusted proxies; empty where the transport has none
         self.client = ""
         #: whether the peer that we speak to is a trusted proxy

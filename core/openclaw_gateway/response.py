@@ -1,21 +1,16 @@
-"""The way out of one exchange: the wrapper around the server's `send`, and what a client may know of a fault."""
+"""The way out of one exchange: the wrapper around the server's `send`, which every answer passes."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
-
-from litestar import Request
-from litestar import Response as LitestarResponse
-from litestar.exceptions import HTTPException
+from typing import Any, Protocol
 
 from openclaw_gateway.answers import misanswered
-from openclaw_gateway.decoding import Disconnected
-from openclaw_gateway.errors import Refused, StoreUnavailable, UpstreamFailed
-from openclaw_gateway.exchange import CONTROLS, Exchange, Reply, ResponseHead
+from openclaw_gateway.exchange import CONTROLS, Exchange, Headers, Reply, ResponseHead
 from openclaw_gateway.facts import REQUEST_ID
-from openclaw_gateway.refusals import Refusal, bad_request, internal_error, not_found, unavailable
+from openclaw_gateway.faults import noted
+from openclaw_gateway.refusals import Refusal
 
 logger = logging.getLogger("openclaw.response")
 
@@ -25,6 +20,22 @@ Message = dict[str, Any]
 Send = Callable[[Any], Awaitable[None]]
 
 
+class AtOnce(Protocol):
+    """What our own server offers beside `send`: to write without a coroutine, where nothing has to wait."""
+
+    def whole(self, status: int, headers: Headers, body: bytes) -> bool:
+        """Write an answer that is whole already; False where only `send` can, which waits or says what is wrong."""
+        ...
+
+    def takes(self) -> bool:
+        """Whether a piece of the body can leave at once."""
+        ...
+
+    def piece(self, data: bytes) -> None:
+        """Write a piece of a body that goes on."""
+        ...
+
+
 class Response:
     """The way out: wraps the server's `send`, calls `on_response` and `on_chunk`, counts, and settles in time.
 
@@ -32,12 +43,14 @@ class Response:
     byte, so that what a client was told is done is also accounted for.
     """
 
-    __slots__ = ("_held", "_send", "_timing", "_x", "entered", "finished", "started")
+    __slots__ = ("_held", "_send", "_server", "_timing", "_x", "entered", "finished", "started")
 
     def __init__(self, x: Exchange, send: Send, timing: bool) -> None:
         self._timing = timing
         self._x = x
         self._send = send
+        server: Any = send
+        self._server: AtOnce | None = server if hasattr(send, "whole") else None
         self._held: Message | None = None
         #: how many steps of the pipeline the request has entered
         self.entered = 0
@@ -84,32 +97,54 @@ class Response:
     async def answer(self, reply: Reply | Refusal) -> None:
         """Send a whole response in place of the handler's."""
         status, headers, body = self._rendered(reply)
-        if self._x.method == "HEAD":
-            body = b""
         self._held = None
-        await self._settle(status)
-        if self._x.guard is not None:
-            self._x.guard.started(status, headers)
-            self._x.guard.chunk(body)
-            await self._x.guard.leave()
-        await self._begin({"status": status, "headers": headers}, heard=True)
+        await self.whole(status, headers, b"" if self._x.method == "HEAD" else body)
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send an answer that is whole already: its start and its body in one step."""
+        x = self._x
+        if x.receipt is not None and x.receipt.pending:
+            await self._settle(status)
+        if x.guard is not None:
+            x.guard.started(status, list(headers))
+            x.guard.chunk(body)
+            await x.guard.leave()
+        headers = self._headed(status, headers)
+        status = x.outcome.status
         body = self._replaced(body)
-        self._x.outcome.bytes_sent += len(body)
-        await self._send({"type": "http.response.body", "body": body})
+        x.outcome.bytes_sent += len(body)
+        self.started = True
+        if self._server is None or not self._server.whole(status, headers, body):
+            await self._sent({"type": "http.response.start", "status": status, "headers": headers})
+            await self._send({"type": "http.response.body", "body": body})
         self.finished = True
 
-    async def _begin(self, message: Message, *, heard: bool = False) -> None:
-        """Send the start of a response; once more, without what a plugin put there that no server can send.
+    def piece(self, data: bytes) -> bool:
+        """Send a piece of a body that has begun and goes on; False where it cannot leave at once, and has not."""
+        server = self._server
+        if server is None or not server.takes():
+            return False
+        x = self._x
+        if x.guard is not None:
+            x.guard.chunk(data)
+        if x.route.chunk:
+            data = self._replaced(data)
+        x.outcome.bytes_sent += len(data)
+        server.piece(data)
+        return True
 
-        `heard` says that the guard knows of it.
-        """
+    async def _begin(self, message: Message) -> None:
+        """Pass the start of a response through `on_response` and send it."""
         self._held = None
         headers = list(message.get("headers") or ())
-        if self._x.guard is not None and not heard:
+        if self._x.guard is not None:
             self._x.guard.started(message["status"], list(headers))
         headers = self._headed(message["status"], headers)
         self.started = True
-        message = {"type": "http.response.start", "status": self._x.outcome.status, "headers": headers}
+        await self._sent({"type": "http.response.start", "status": self._x.outcome.status, "headers": headers})
+
+    async def _sent(self, message: Message) -> None:
+        """Send the start of a response; once more, without what a plugin put there that no server can send."""
         try:
             await self._send(message)
         except (TypeError, ValueError, LookupError, RuntimeError):
@@ -139,14 +174,14 @@ class Response:
         else:
             await self._send({"type": "websocket.close", "code": 1008, "reason": ""})
 
-    def _rendered(self, reply: Reply | Refusal) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    def _rendered(self, reply: Reply | Refusal) -> tuple[int, Headers, bytes]:
         if isinstance(reply, Reply):
             return reply.status, list(reply.headers), reply.body
         noted(self._x, reply)
         headers, body = reply.render(self._x.path, self._x.get(REQUEST_ID), self._x.route.route.surface)
         return reply.status, headers, body
 
-    def _headed(self, status: int, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    def _headed(self, status: int, headers: Headers) -> Headers:
         x = self._x
         head = ResponseHead(status, headers)
         for call in x.route.response:
@@ -170,6 +205,21 @@ class Response:
             await receipt.commit()
         else:
             await receipt.void()
+
+
+def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> Awaitable[None]:
+    """Send an answer that is whole already: in one step where `send` is a route's own way out, else in ASGI's two."""
+    return send.whole(status, headers, body) if isinstance(send, Response) else _in_two(send, status, headers, body)
+
+
+async def _in_two(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def send_piece(send: Send, data: bytes) -> bool:
+    """Send a piece of a body that has begun and goes on; False where only awaiting `send` can, and nothing is sent."""
+    return isinstance(send, Response) and send.piece(data)
 
 
 def sendable(message: Message, x: Exchange) -> Message:
@@ -197,67 +247,3 @@ def _fits(header: Any) -> bool:
             whole = name + value
             return whole == whole.translate(None, CONTROLS) and (name != _LENGTH or value.isdigit())
     return False
-
-
-def refusal_of(error: BaseException) -> Refusal:
-    """Say what a client may know of an exception."""
-    if isinstance(error, Refused):
-        return error.refusal
-    if isinstance(error, Disconnected):
-        return bad_request("the request was not whole")
-    if isinstance(error, StoreUnavailable):
-        return unavailable(f"the {error.store} does not answer; try again shortly")
-    if isinstance(error, UpstreamFailed):
-        return Refusal(
-            status=error.status,
-            code=error.code,
-            type=error.type,
-            message=str(error),
-            param=error.param,
-            retry_after=error.retry_after,
-        )
-    if isinstance(error, HTTPException):
-        if error.status_code == 404:
-            return not_found("no such route")
-        if 400 <= error.status_code < 500:
-            param, message = _first_problem(error)
-            return bad_request(message, param=param)
-    return internal_error()
-
-
-def render_error(request: Request[Any, Any, Any], error: Exception) -> LitestarResponse[bytes]:
-    """Turn what a handler raised into the one error body; called by Litestar before a response has started."""
-    scope: Any = request.scope
-    x: Exchange = scope["exchange"]
-    if isinstance(error, Disconnected):
-        x.outcome.disconnected = True  # nobody is there to read what we answer
-    refusal = noted(x, refusal_of(error))
-    if refusal.status >= 500:
-        x.outcome.error = error
-        if refusal.status == 500:
-            log_fault(x, error)
-    headers, body = refusal.render(x.path, x.get(REQUEST_ID), x.route.route.surface)
-    given = {name.decode(): value.decode() for name, value in headers if name != b"content-length"}
-    return LitestarResponse(body, status_code=refusal.status, headers=given, media_type=given.pop("content-type"))
-
-
-def log_fault(x: Exchange, error: BaseException) -> None:
-    """Write the cause of a 500, under the request id that the client was given."""
-    fields = {"requestId": x.get(REQUEST_ID), "route": x.route.route.path, "method": x.method}
-    logger.error("request failed", exc_info=error, extra={"fields": fields})
-
-
-def noted(x: Exchange, refusal: Refusal) -> Refusal:
-    x.refusal = refusal
-    x.outcome.error_code = refusal.code
-    return refusal
-
-
-def _first_problem(error: HTTPException) -> tuple[str | None, str]:
-    """Read Litestar's validation error of a query or path parameter, without the value that it quotes."""
-    extra: Any = error.extra
-    if isinstance(extra, list) and extra and isinstance(extra[0], dict):
-        key = extra[0].get("key")
-        if key:
-            return str(key), f"{key}: not a valid value"
-    return None, "the request cannot be understood"

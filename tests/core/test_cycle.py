@@ -30,12 +30,15 @@ class Pipe:
 class Exchange:
     def __init__(self, method: str = "POST", *, keep_alive: bool = True) -> None:
         self.pipe: Any = Pipe()
+        self.tasks: set[asyncio.Task[None]] = set()
         self.ended = 0
         scope: Any = {"method": method}
         flow = FlowControl(self.pipe)
         logger = logging.getLogger("test")
         date = [(b"date", b"today")]
-        self.cycle = Cycle(scope, self.pipe, flow, logger, date, self._count, expects=False, keep_alive=keep_alive)
+        self.cycle = Cycle(
+            scope, self.pipe, flow, logger, date, self._count, self.tasks, expects=False, keep_alive=keep_alive
+        )
         self.send = self.cycle.send
 
     def _count(self) -> None:
@@ -133,6 +136,83 @@ async def test_what_comes_in_no_order_is_refused() -> None:
     await it.body(b"ok")
     with pytest.raises(RuntimeError):
         await it.body(b"ok")
+
+
+async def test_what_is_whole_is_one_write_without_a_wait() -> None:
+    it = Exchange()
+    assert it.cycle.whole(200, [LENGTH], b"ok")
+    assert it.pipe.writes == [b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-length: 2\r\n\r\nok"]
+    assert (it.ended, it.cycle.response_complete) == (1, True)
+    assert not it.cycle.whole(200, [LENGTH], b"ok")
+    assert len(it.pipe.writes) == 1
+
+
+@pytest.mark.parametrize("why", ["it does not read", "a header that cannot be"])
+async def test_what_cannot_be_written_at_once_is_left_to_send(why: str) -> None:
+    it = Exchange()
+    if why == "it does not read":
+        it.cycle.flow.pause_writing()
+    headers = [LENGTH] if why == "it does not read" else [LENGTH, (b"x-a", b"a\r\nb")]
+    assert not it.cycle.whole(200, headers, b"ok")
+    assert (it.pipe.writes, it.cycle.response_started) == ([], False)
+
+
+async def test_pieces_leave_at_once_where_they_can() -> None:
+    it = Exchange()
+    assert not it.cycle.takes(), "it has not begun"
+    await it.start()
+    assert it.cycle.takes()
+    it.cycle.piece(b"one")
+    it.cycle.flow.pause_writing()
+    assert not it.cycle.takes(), "the client does not read"
+    it.cycle.flow.resume_writing()
+    await it.body(b"")
+    assert not it.cycle.takes(), "it has ended"
+    assert it.pipe.writes[1:] == [b"0\r\n\r\n"]
+    assert it.pipe.writes[0].endswith(b"3\r\none\r\n")
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("raises", "Exception in ASGI application"),
+        ("raises in its answer", "Exception in ASGI application"),
+        ("returns", "without a whole response"),
+        ("answers", ""),
+        ("answers and raises", "Exception in ASGI application"),
+        ("has nobody to answer", ""),
+    ],
+)
+async def test_what_an_application_leaves_undone_ends_the_connection(
+    how: str, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    it = Exchange()
+
+    async def application() -> None:
+        if how == "has nobody to answer":
+            it.cycle.disconnected = True
+        if "answer" in how and it.cycle.disconnected is False:
+            await it.start(LENGTH)
+        if how.startswith("answers"):
+            await it.body(b"ok")
+        if "raises" in how:
+            raise RuntimeError("of the application")
+
+    task = asyncio.create_task(application())
+    it.tasks.add(task)
+    await asyncio.wait([task])
+    it.cycle.over(task)
+    assert it.tasks == set()
+    assert (told in caplog.text) if told else not caplog.text
+    whole = how.startswith("answers")
+    assert it.pipe.closed is not (whole or it.cycle.disconnected)
+    if how in ("raises", "returns"):
+        (answer,) = it.pipe.writes
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        assert b'"code":"INTERNAL_SERVER_ERROR"' in answer
+        assert b"connection: close" in answer
+    else:
+        assert len(it.pipe.writes) == whole
 
 
 @pytest.mark.parametrize("act", [lambda it: it.start(LENGTH), lambda it: it.body(b"ok")], ids=["start", "body"])

@@ -32,8 +32,8 @@ from openclaw_gateway.api import (
     hookimpl,
 )
 from openclaw_gateway.decoding import Disconnected
+from openclaw_gateway.faults import refusal_of
 from openclaw_gateway.gateway import Gateway
-from openclaw_gateway.response import refusal_of
 from openclaw_gateway.testing import build, configuration, serving
 
 pytestmark = pytest.mark.usefixtures("small")

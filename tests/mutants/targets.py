@@ -95,6 +95,7 @@ TARGETS = (
     ),
     Target(f"{_CORE}/runner.py", _RUNNER),
     Target(f"{_CORE}/response.py", _RUNNER),
+    Target(f"{_CORE}/faults.py", _RUNNER),
 )
 
 
@@ -339,7 +340,7 @@ EQUIVALENT = (
     Equivalent(
         f"{_CORE}/runner.py",
         "Runner._http",
-        "await next_turn()",
+        "await carried.in_step()",
         "None",
         "requests that come together go in step for speed alone: docs/decisions/0013",
     ),

@@ -22,19 +22,25 @@ class Connection:
         self.fault: Exception | None = None
 
     async def send(self, chunks: Sequence[bytes]) -> None:
+        await self.room.wait()
+        assert self.pass_on(chunks)
+
+    def pass_on(self, chunks: Sequence[bytes]) -> bool:
         if self.fault is not None:
             raise self.fault
-        await self.room.wait()
+        if not self.room.is_set():
+            return False
         self.written.append(b"".join(chunks))
+        return True
 
     async def listen(self, patience: float = 5) -> None:
         chunks = await self.outlet.chunks(patience)
         while chunks is not None:
             if chunks:
                 await self.send(chunks)
-            elif not await self.outlet.sent():
+            else:
                 self.silences += 1
-            chunks = await self.outlet.chunks(patience, self.send)
+            chunks = await self.outlet.chunks(patience, self.pass_on)
 
 
 async def say(outlet: Outlet, *chunks: bytes) -> None:

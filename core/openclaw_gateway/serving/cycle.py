@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from openclaw_gateway.exchange import CONTROLS
+from openclaw_gateway.refusals import internal_error, written
 
 _STATUS = {status: line.removesuffix(b"\r\n") for status, line in STATUS_LINE.items()}
 #: every byte that may stand in a header
@@ -37,6 +38,7 @@ class Cycle(RequestResponseCycle):
         logger: logging.Logger,
         default_headers: Sequence[tuple[bytes, bytes]],
         on_response: Callable[[], None],
+        tasks: set[asyncio.Task[None]],
         *,
         expects: bool,
         keep_alive: bool,
@@ -59,6 +61,7 @@ class Cycle(RequestResponseCycle):
         self.chunked_encoding = None
         self.expected_content_length = 0
         self._default_headers = default_headers
+        self._tasks = tasks
         self._head = b""
 
     @property
@@ -73,6 +76,21 @@ class Cycle(RequestResponseCycle):
             if not waiter.done():
                 waiter.set_result(None)
         self.waiters.clear()
+
+    def over(self, task: asyncio.Task[None]) -> None:
+        """Look at how the application's task has ended: what it has left undone ends the connection."""
+        self._tasks.discard(task)
+        self.on_response = _nothing  # the connection's, which holds this object
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.logger.error("Exception in ASGI application\n", exc_info=error)
+        if self.response_complete or self.disconnected:
+            return
+        if error is None:
+            self.logger.error("the application has returned without a whole response")
+        if not self.response_started:
+            self.transport.write(written(internal_error()))
+        self.transport.close()
 
     async def receive(self) -> Any:
         if self.waiting_for_100_continue and not self.transport.is_closing():
@@ -99,15 +117,39 @@ class Cycle(RequestResponseCycle):
         if not self.response_started:
             if kind != "http.response.start":
                 raise RuntimeError(f"expected the start of a response, and got {kind!r}")
-            self._start(message)
+            self._start(message["status"], message.get("headers", ()))
         elif kind != "http.response.body" or self.response_complete:
             raise RuntimeError(f"{kind!r} does not follow what was sent")
         else:
             self._go_on(message.get("body", b""), last=not message.get("more_body", False))
 
-    def _start(self, message: MutableMapping[str, Any]) -> None:
-        status = message["status"]
-        headers = [*self._default_headers, *message.get("headers", ())]
+    #: what an application is given to send by
+    __call__ = send
+
+    def whole(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Write an answer that is whole already; False where only `send` can, which waits or says what is wrong."""
+        if self.disconnected:
+            return True
+        if self.flow.write_paused or self.response_started:
+            return False
+        try:
+            self._start(status, headers)
+        except Exception:  # noqa: BLE001 - whatever it is, `send` meets it again
+            return False
+        self._go_on(body, last=True)
+        return True
+
+    def takes(self) -> bool:
+        """Whether a piece of the body can leave at once, by `piece`."""
+        return self.response_started and not self.response_complete and not self.flow.write_paused
+
+    def piece(self, data: bytes) -> None:
+        """Write a piece of a body that goes on, which can leave at once."""
+        if not self.disconnected:
+            self._go_on(data, last=False)
+
+    def _start(self, status: int, given: Iterable[tuple[bytes, bytes]]) -> None:
+        headers = [*self._default_headers, *given]
         closes, length, chunked = False, None, None
         for name, value in [(name, value) for name, value in headers if name in _READ]:
             if name == b"content-length":
@@ -123,7 +165,7 @@ class Cycle(RequestResponseCycle):
             # No length was found, and one may stand there in capitals: two framings of one answer are none.
             names = b"\n".join([name for name, _ in headers])
             if names != names.lower():
-                self._start({**message, "headers": [(name.lower(), value) for name, value in message["headers"]]})
+                self._start(status, [(name.lower(), value) for name, value in headers[len(self._default_headers) :]])
                 return
         if not self.keep_alive and not closes:
             headers.append((b"connection", b"close"))
@@ -169,3 +211,7 @@ class Cycle(RequestResponseCycle):
             if not self.keep_alive:
                 self.transport.close()
             self.on_response()
+
+
+def _nothing() -> None:
+    """What is to be done once a response is written, where it was done or never will be."""

@@ -78,6 +78,7 @@ class Protocol(HttpToolsProtocol):
             self.logger,
             self.server_state.default_headers,
             self.on_response_complete,
+            self.tasks,
             expects=self.expect_100_continue,
             keep_alive=version != "1.0" and parser.should_keep_alive(),
         )
@@ -87,6 +88,13 @@ class Protocol(HttpToolsProtocol):
             # Answers leave in the order of their requests.
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """As uvicorn's, without a coroutine of its own around the application's."""
+        tasks = self.tasks
+        task = self.loop.create_task(app(cycle.scope, cycle.receive, cycle))
+        tasks.add(task)
+        task.add_done_callback(cycle.over)
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle

@@ -14,7 +14,7 @@ def fingerprint(credential: bytes) -> bytes:
 
 
 class Verified:
-    """A bounded map of good credentials, each until a moment; the least recently used leaves first.
+    """A bounded map of good credentials, each until a moment; the oldest leaves first.
 
     Refused credentials are never put in, so that nobody can fill it from outside.
     """
@@ -32,7 +32,6 @@ class Verified:
         if entry[0] <= now:
             del self._entries[key]
             return None
-        self._entries.move_to_end(key)
         return entry[1]
 
     def put(self, key: bytes, principal: Principal, until: float) -> None:

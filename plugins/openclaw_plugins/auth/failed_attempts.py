@@ -56,7 +56,8 @@ class FailedAttempts:
         self._logger = logger
         #: oldest window first
         self._counts: OrderedDict[tuple[str, str], _Count] = OrderedDict()
-        #: marks of credentials that were good when last seen; the least recently used leaves first
+        #: credentials that were good when last seen, by the interpreter's own keyed hash, for that proves nothing and
+        #: every good request pays for it; the oldest leaves first
         self._good: OrderedDict[int, None] = OrderedDict()
 
     def refusal(self, x: Exchange, credential: bytes) -> Refusal | None:
@@ -67,11 +68,11 @@ class FailedAttempts:
         for scope, subject, most in self._subjects(x):
             count = self._counts.get((scope, subject))
             if count is not None and count.failures >= most and count.until > now:
-                return None if _mark(credential) in self._good else self._refused(scope, most, count, now)
+                return None if hash(credential) in self._good else self._refused(scope, most, count, now)
         return None
 
     def failed(self, x: Exchange, credential: bytes) -> None:
-        self._good.pop(_mark(credential), None)
+        self._good.pop(hash(credential), None)
         now = self._clock.monotonic()
         counts = self._counts
         while counts and (len(counts) >= self._limits.size or next(iter(counts.values())).until <= now):
@@ -87,9 +88,8 @@ class FailedAttempts:
                 self._logger.warning("authentication failed too often", extra={"fields": fields})
 
     def succeeded(self, credential: bytes) -> None:
-        good, mark = self._good, _mark(credential)
+        good, mark = self._good, hash(credential)
         if mark in good:
-            good.move_to_end(mark)
             return
         good[mark] = None
         if len(good) > self._limits.size:
@@ -125,11 +125,6 @@ class FailedAttempts:
                 }
             },
         )
-
-
-def _mark(credential: bytes) -> int:
-    # The interpreter's own keyed hash: this is no proof of anything, and every good request pays for it.
-    return hash(credential)
 
 
 def _network(address: str) -> str:

@@ -109,6 +109,7 @@ class Chat:
                 raise ValueError("tool_loop: nothing runs skills; set `skills` too")
             self._loops = ToolLoops(config.tool_loop, self._skills, self._models, host)
         self._turns = Turns()
+        self._max_body = host.settings.max_body
         self._patience: dict[str, float] = {"keep_alive": config.keep_alive, "stall": config.stall}
         self._tokens = Tokens(host, Prices(host, self._models.orders), answer=config.answer_tokens)
         self._measures = Measures(host)
@@ -131,7 +132,7 @@ class Chat:
 
     async def complete(self, scope: Any, receive: Receive, send: Send) -> None:
         x: Exchange = scope["exchange"]
-        body = await read_body(receive, self._host.settings.max_body, scope["headers"])
+        body = await read_body(receive, self._max_body, scope["headers"])
         completion, request = requests.read_completion(body)
         self._check(x, completion)
         session = completion.session_id
@@ -139,7 +140,7 @@ class Chat:
             session = (await self._sessions.get(x[PRINCIPAL].organization, session)).session_id
             await self._host.gateway.admission.in_session(x, session)
         turn = await self._turn(x, completion, body, request, session)
-        self._turns.start(turn, self._measures.begun(x))
+        self._turns.take(turn, self._measures.begun(x))
         if turn.streams:
             await write_stream(x, turn, receive, send, form=ChunkEvents(), **self._patience)
         else:
@@ -147,12 +148,10 @@ class Chat:
 
     async def message(self, scope: Any, receive: Receive, send: Send) -> None:
         x: Exchange = scope["exchange"]
-        completion, request, body = read_messages(
-            await read_body(receive, self._host.settings.max_body, scope["headers"])
-        )
+        completion, request, body = read_messages(await read_body(receive, self._max_body, scope["headers"]))
         self._check(x, completion)
         turn = await self._turn(x, completion, body, request, None)
-        self._turns.start(turn, self._measures.begun(x))
+        self._turns.take(turn, self._measures.begun(x))
         if turn.streams:
             await write_stream(x, turn, receive, send, form=MessageEvents(), **self._patience)
         else:
@@ -209,7 +208,7 @@ class Chat:
 
     async def embed(self, scope: Any, receive: Receive, send: Send) -> None:
         x: Exchange = scope["exchange"]
-        body = await read_body(receive, self._host.settings.max_body, scope["headers"])
+        body = await read_body(receive, self._max_body, scope["headers"])
         embedding, request = requests.read_embedding(body)
         self._models.check(x, embedding.model)
         spent = await self._tokens.charge_embedding(x, request) if self._tokens.counted(x, embedding.model) else None
@@ -267,7 +266,8 @@ class Chat:
             spent=spent,
         )
         turn = Turn(attempts, record, self._host.logger, x.get(REQUEST_ID))
-        self._turns.start(turn, self._measures.begun(x))
+        self._turns.take(turn, self._measures.begun(x))
+        turn.start()
         return SessionTurn(turn, record)
 
     async def _with_history(

@@ -99,7 +99,7 @@ class Models:
             if tier.name in self._usable and alias in usable:
                 self._met[tier.name, alias] = candidates
         use = ModelUse(alias, streamed=stream)
-        if MODEL_USE not in x:
+        if x.get(MODEL_USE) is None:
             x[MODEL_USE] = use
         asked = Asked(body, request, stream, x.get(REQUEST_ID), x[PRINCIPAL].organization, x.get(SESSION_ID))
         return Attempts(candidates, asked, self._models[alias].timeouts.total, use, self._measures)

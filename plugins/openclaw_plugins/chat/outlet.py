@@ -1,17 +1,15 @@
 """What has come of a turn's answer and has not left yet: the one place where a turn and its connection meet.
 
 A switch from the turn's task to the connection's and back is a good part of what a chunk costs. So the turn sends its
-chunks itself while the connection keeps up; where that has to wait, the connection goes on with it, and the turn waits
-once enough has gathered.
+chunks itself while the connection keeps up; what cannot leave at once the connection sends, and the turn waits once
+enough has gathered.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
-from openclaw_gateway.api import resumed
 from openclaw_plugins.chat.waiting import Waiting
 
 #: chunks that wait for the connection before the upstream has to wait too
@@ -19,24 +17,24 @@ _QUEUE = 64
 #: a chunk larger than this waits for nothing to be before it, so that what waits is bounded in bytes as well
 _LARGE = 64 * 1024
 
-#: sends chunks to the connection
-Sink = Callable[[Sequence[bytes]], Coroutine[Any, Any, None]]
+#: sends chunks to the connection; False where they cannot leave at once, and have not
+Sink = Callable[[Sequence[bytes]], bool]
 
 
 class Outlet:
-    """`put`, `pass_on`, `settle` and `end` are for the turn; `chunks`, `sent` and `noted` for who listens.
+    """`put`, `pass_on`, `settle` and `end` are for the turn; `chunks` and `noted` for who listens.
 
-    `record` is told of every chunk that is on its way, once, before it leaves.
+    `record` is told of every chunk that leaves, or will, once.
     """
 
     __slots__ = (
         "_accounted",
         "_chunks",
         "_ended",
+        "_fault",
         "_notes",
         "_record",
         "_room",
-        "_sending",
         "_sink",
         "_waiting",
         "delivered",
@@ -56,8 +54,8 @@ class Outlet:
         self._room: asyncio.Future[None] | None = None
         #: where chunks go at once, while the connection waits for some
         self._sink: Sink | None = None
-        #: such a send that has to wait, and for what, or that failed: the connection goes on with it
-        self._sending: tuple[Coroutine[Any, Any, None], Any] | Exception | None = None
+        #: what such a send has failed with: the connection meets it
+        self._fault: Exception | None = None
 
     # --- the turn -------------------------------------------------------------------------------
 
@@ -72,22 +70,21 @@ class Outlet:
 
     def pass_on(self) -> None:
         """Send what waits, if the connection waits for it; wake the connection where it cannot leave at once."""
-        if not self._chunks:
+        chunks = self._chunks
+        if not chunks:
             return
-        if self._sink is None or self._sending is not None:
-            self._wake()
-            return
-        chunks, self._chunks = self._chunks, []
-        self.account(chunks)
-        try:
-            sending = self._sink(chunks)
-            self._sending = sending, sending.send(None)
-        except StopIteration:
-            if self._waiting is not None:
-                self._waiting.put_off()
-            return
-        except Exception as error:  # noqa: BLE001 - it is no fault of the turn's: the connection meets it
-            self._sending = error
+        if self._sink is not None and self._fault is None:
+            try:
+                left = self._sink(chunks)
+            except Exception as error:  # noqa: BLE001 - it is no fault of the turn's
+                self._fault = error
+                left = False
+            if left:
+                self._chunks = []
+                self.account(chunks)
+                if self._waiting is not None:
+                    self._waiting.put_off()
+                return
         self._wake()
 
     def account(self, chunks: Iterable[bytes]) -> None:
@@ -126,7 +123,7 @@ class Outlet:
     async def chunks(self, patience: float, sink: Sink | None = None) -> list[bytes] | None:
         """Return the chunks that wait; none where a note waits, or after `patience` seconds; None at the end.
 
-        While it waits, what comes goes through `sink`. It returns none too where that has to wait: see `sent`.
+        While it waits, what comes goes through `sink`. Raises what that has failed with.
         """
         while not self._chunks:
             if self._ended:
@@ -140,24 +137,16 @@ class Outlet:
                 in_time = await self._waiting.wait(patience)
             finally:
                 self._sink = None
-            if self._sending is not None or (not in_time and not self._chunks):
+            if not in_time and not self._chunks:
                 return []
+        if self._fault is not None:
+            raise self._fault
         chunks, self._chunks = self._chunks, []
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         if not self._accounted:
             self.account(chunks)
         return chunks
-
-    async def sent(self) -> bool:
-        """Finish what was sent through the sink and has to wait; False where there is nothing of that."""
-        if self._sending is None:
-            return False
-        sending, self._sending = self._sending, None
-        if isinstance(sending, Exception):
-            raise sending
-        await resumed(*sending)
-        return True
 
     def noted(self) -> bytes:
         """Return the notes that wait."""

@@ -1,7 +1,8 @@
 """Turns: one supervised task owns each, from the first byte of the upstream to the commit of what it delivered.
 
 A connection only subscribes. Its end never cancels the commit, and the commit is never skipped: a turn that
-delivered something is kept and charged, one that delivered nothing costs nothing.
+delivered something is kept and charged, one that delivered nothing costs nothing. Only a turn of which nothing is
+committed here may run in the task of its connection, for two tasks a request cost a good part of it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
-from typing import Literal
+from typing import Any, Literal
 
 from openclaw_gateway.api import (
     Refusal,
@@ -40,7 +41,7 @@ _TELLS_USAGE = re.compile(rb'"choices": ?\[\]')
 
 
 class Turn:
-    """One turn. `start` is its owner's; `outlet`, `stop` and `ended` are for the connection that listens.
+    """One turn. `start` or `run` is its owner's; `outlet`, `stop` and `ended` are for the connection that listens.
 
     After its end: `failure` is what went wrong, `stopped` who ended it early, `body` the whole answer of a turn
     that does not stream.
@@ -59,6 +60,7 @@ class Turn:
         "failure",
         "finished",
         "outlet",
+        "over",
         "stopped",
         "streams",
     )
@@ -83,6 +85,8 @@ class Turn:
         self._phase: Literal["new", "asking", "settling"] = "new"
         #: who waits for the end
         self._waiters: list[asyncio.Future[None]] = []
+        #: told once it has ended, whatever became of it
+        self.over: Callable[[Turn], None] = _nobody
         self.outlet = Outlet(record.add)
         self.body = b""
         self.finished = False
@@ -117,17 +121,51 @@ class Turn:
             self._waiters.append(waiter)
             await waiter
 
-    def start(self) -> asyncio.Task[None]:
+    @property
+    def stands_alone(self) -> bool:
+        """Whether nothing is kept or charged at its end, so that it may end with the task of its connection."""
+        return (
+            not self.streams and isinstance(self._attempts, Attempts) and not self._record.commits(at_once=self.streams)
+        )
+
+    def start(self) -> None:
         """Let a task of its own run the turn."""
         self._task = asyncio.get_running_loop().create_task(self._run())
-        return self._task
+
+    def run(self) -> Coroutine[Any, Any, None]:
+        """Run the turn in the task that calls, which is cancelled where the turn is stopped: it has to stand alone."""
+        self._task = asyncio.current_task()
+        return self._run()
 
     async def _run(self) -> None:
         try:
             if self.stopped is None:
-                await self._ask()
+                self._phase = "asking"
+                try:
+                    if self.streams:
+                        await self._ask_stream()
+                    else:
+                        self.body = await self._attempts.complete()
+                        self.outlet.delivered = True
+                        self._record.add(self.body)
+                except asyncio.CancelledError:
+                    if self.stopped is None:
+                        raise
+                    assert self._task is not None
+                    # The cancellation is ours and done with; what follows may wait again.
+                    self._task.uncancel()
+                except UpstreamFailed as error:
+                    self.failure = _refusal(error)
+                except Exception as error:
+                    self._logger.error("a provider failed", exc_info=error, extra={"fields": self._fields()})
+                    self.failure = internal_error()
             self._phase = "settling"
-            await self._settle()
+            if self.streams:
+                self.outlet.settle()
+            if isinstance(self._attempts, Attempts):  # the rounds of a loop are told one by one; a skill is no model
+                self._attempts.told()
+            if not self.outlet.delivered or self._record.commits(at_once=self.streams):
+                await self._settle()
         finally:
             self._phase = "settling"
             self.finished = True
@@ -135,26 +173,7 @@ class Turn:
             for waiter in self._waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-
-    async def _ask(self) -> None:
-        self._phase = "asking"
-        try:
-            if self.streams:
-                await self._ask_stream()
-            else:
-                self.body = await self._attempts.complete()
-                self.outlet.account((self.body,))
-        except asyncio.CancelledError:
-            if self.stopped is None:
-                raise
-            assert self._task is not None
-            # The cancellation is ours and done with; what follows may wait again.
-            self._task.uncancel()
-        except UpstreamFailed as error:
-            self.failure = _refusal(error)
-        except Exception as error:
-            self._logger.error("a provider failed", exc_info=error, extra={"fields": self._fields()})
-            self.failure = internal_error()
+            self.over(self)
 
     async def _ask_stream(self) -> None:
         outlet = self.outlet
@@ -181,15 +200,12 @@ class Turn:
         outlet.delivered = True
 
     async def _settle(self) -> None:
-        self.outlet.settle()
-        if isinstance(self._attempts, Attempts):  # the rounds of a loop are told one by one, and a skill is no model
-            self._attempts.told()
+        record = self._record
         try:
-            record = self._record
-            if not self.delivered:
-                await within(_SETTLE, record.void())
-            elif record.commits(at_once=self.streams):
+            if self.delivered:
                 await within(_SETTLE, record.commit(cut=self._cut(), at_once=self.streams))
+            else:
+                await within(_SETTLE, record.void())
         except Refused as error:
             self.failure = self.failure or error.refusal
         except (StoreUnavailable, TimeoutError) as error:
@@ -210,17 +226,15 @@ class Turns:
     """All turns that run. They outlive their connections, and the plugin outlives them."""
 
     def __init__(self) -> None:
-        self._running: dict[asyncio.Task[None], tuple[Turn, Callable[[Turn], None]]] = {}
+        self._running: dict[Turn, Callable[[Turn], None]] = {}
 
-    def start(self, turn: Turn, ended: Callable[[Turn], None]) -> None:
-        """Have a turn run; `ended` is called once it has, whatever became of it."""
-        task = turn.start()
-        self._running[task] = turn, ended
-        task.add_done_callback(self._over)
+    def take(self, turn: Turn, ended: Callable[[Turn], None]) -> None:
+        """Look after a turn that is about to run; `ended` is called once it has, whatever became of it."""
+        self._running[turn] = ended
+        turn.over = self._over
 
-    def _over(self, task: asyncio.Task[None]) -> None:
-        turn, ended = self._running.pop(task)
-        ended(turn)
+    def _over(self, turn: Turn) -> None:
+        self._running.pop(turn)(turn)
 
     @asynccontextmanager
     async def supervised(self) -> AsyncIterator[None]:
@@ -228,10 +242,15 @@ class Turns:
         try:
             yield
         finally:
-            for turn, _ in self._running.values():
+            running = list(self._running)
+            for turn in running:
                 turn.stop("shutdown")
-            if self._running:
-                await asyncio.wait(set(self._running), timeout=_CLOSE + _SETTLE)
+            if running:
+                await asyncio.wait([asyncio.ensure_future(turn.ended()) for turn in running], timeout=_CLOSE + _SETTLE)
+
+
+def _nobody(turn: Turn) -> None:
+    """Where nobody has to be told of a turn's end."""
 
 
 def _refusal(error: UpstreamFailed) -> Refusal:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
 import msgspec
 from litestar.types import Receive, Send
 
-from openclaw_gateway.api import REQUEST_ID, Exchange, Refusal, Refused
+from openclaw_gateway.api import REQUEST_ID, Exchange, Refusal, Refused, send_piece, send_whole
 from openclaw_plugins.chat.turns import Turn
 
 _JSON = [(b"content-type", b"application/json")]
@@ -64,19 +64,27 @@ class ChunkEvents:
 async def write_whole(
     x: Exchange, turn: Turn, receive: Receive, send: Send, *, told: Callable[[bytes], bytes] | None = None
 ) -> None:
-    """Answer with one JSON body, as `told` tells it. Raises Refused where the turn failed."""
-    if x.when_left(turn.leave):  # as `_Watched`, without what that costs where a request is one short wait
-        try:
-            await turn.ended()
-        except BaseException:
-            turn.stop("shutdown")
-            await turn.ended()
-            raise
-        finally:
-            x.when_left(None)
-    else:
+    """Run a turn and answer with one JSON body, as `told` tells it. Raises Refused where the turn failed."""
+    if not x.when_left(turn.leave):
+        turn.start()
         async with _Watched(x, turn, receive):
             await turn.ended()
+    else:  # as `_Watched`, without what that costs where a request is one short wait
+        try:
+            if turn.stands_alone:
+                await x.carried.in_step()
+                await turn.run()
+                await x.carried.in_step()
+            else:
+                turn.start()
+                try:
+                    await turn.ended()
+                except BaseException:
+                    turn.stop("shutdown")
+                    await turn.ended()
+                    raise
+        finally:
+            x.when_left(None)
     if turn.stopped in ("disconnected", "slow_reader"):
         x.outcome.disconnected = True
         return
@@ -85,25 +93,25 @@ async def write_whole(
     await write_json(turn.body if told is None else told(turn.body), send)
 
 
-async def write_json(body: bytes, send: Send) -> None:
+def write_json(body: bytes, send: Send) -> Awaitable[None]:
     """Answer 200 with a JSON body."""
     headers = [*_JSON, (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    return send_whole(send, 200, headers, body)
 
 
 async def write_stream(
     x: Exchange, turn: Turn, receive: Receive, send: Send, *, form: Form, keep_alive: float, stall: float
 ) -> None:
-    """Answer with an event stream. Raises Refused where the turn failed before there was anything to send.
+    """Run a turn and answer with an event stream. Raises Refused where it failed before there was anything to send.
 
     The status waits for the first content, but no longer than one keep-alive: a client behind a proxy has to see
     something by then.
     """
 
-    async def pass_on(chunks: Sequence[bytes]) -> None:
-        await send(_body(form.frames(chunks), more=True))
+    def pass_on(chunks: Sequence[bytes]) -> bool:
+        return send_piece(send, form.frames(chunks))
 
+    turn.start()
     async with _Watched(x, turn, receive):
         patience = _Patience(stall)
         chunks = await turn.outlet.chunks(keep_alive)
@@ -115,10 +123,8 @@ async def write_stream(
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
             while chunks is not None:
                 patience.begin()
-                if chunks:
-                    await pass_on(chunks)
-                elif not await turn.outlet.sent():
-                    await send(_body(turn.outlet.noted() or form.keep_alive, more=True))
+                data = form.frames(chunks) if chunks else turn.outlet.noted() or form.keep_alive
+                await send(_body(data, more=True))
                 patience.end()
                 chunks = await turn.outlet.chunks(keep_alive, pass_on)
         except asyncio.CancelledError:

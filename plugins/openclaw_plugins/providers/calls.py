@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -46,7 +46,7 @@ class Callee(msgspec.Struct, frozen=True):
 
 
 class UpstreamCall:
-    """Entered, it has been answered with a good status. Left, its connection is free again or closed."""
+    """One call, which has a good status or fails. At its end its connection is free again or closed."""
 
     __slots__ = (
         "_answer",
@@ -84,7 +84,8 @@ class UpstreamCall:
         #: who reads the answer says there when content has begun
         self.times = Times(call)
 
-    async def __aenter__(self) -> Self:
+    def _asked(self) -> Coroutine[Any, Any, Answer]:
+        """Return what sends the call and waits for the head of its answer."""
         callee, call = self._callee, self._call
         headers = {"Accept": "text/event-stream" if call.stream else "application/json"}
         if call.request_id is not None:
@@ -93,49 +94,20 @@ class UpstreamCall:
             headers.update(self._headers)
         if self._span is not None:
             headers.update(trace_headers(self._span))
-        try:
-            answer = self._answer = await callee.transport.ask(
-                self._path,
-                headers,
-                self._body,
-                connect_within=callee.connect_within.get(call.model, call.first_byte_timeout),
-                deadline=self.times.next_deadline(),
-            )
-            if answer.status != 200:
-                raise refused(answer.status, answer.headers, await self._error_body(), callee.secrets)
-        except BaseException as error:
-            if (told := self._left(error)) is None or told is error:
-                raise
-            raise told from None
-        return self
+        return callee.transport.ask(
+            self._path,
+            headers,
+            self._body,
+            connect_within=callee.connect_within.get(call.model, call.first_byte_timeout),
+            deadline=self.times.next_deadline(),
+        )
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if (told := self._left(error)) is not error and told is not None:
-            raise told from None
-
-    async def read(self) -> bytes:
-        """Return what of the answer has come, waiting for the first of it; empty at the end."""
-        assert self._answer is not None
-        return await self._answer.read(self.times.next_deadline())
-
-    @property
-    def ended(self) -> bool:
-        """Whether it is known that nothing more comes."""
-        assert self._answer is not None
-        return self._answer.ended
-
-    def done(self) -> None:
-        """Say that all of the answer that matters has been read."""
-        self._done = True
-
-    async def _error_body(self) -> bytes:
+    async def _refusal(self, answer: Answer) -> UpstreamFailed:
         """Read what an error says, as much as could be of use."""
         body = b""
-        while len(body) < _LARGEST_ERROR and (piece := await self.read()):
+        while len(body) < _LARGEST_ERROR and (piece := await answer.read(self.times.next_deadline())):
             body += piece
-        return body
+        return refused(answer.status, answer.headers, body, self._callee.secrets)
 
     def _left(self, error: BaseException | None) -> BaseException | None:
         """Free or close the connection, count; return what the call has failed with."""
@@ -170,8 +142,43 @@ class UpstreamCall:
         return failure
 
 
+class Whole(UpstreamCall):
+    """A call whose answer is read as one."""
+
+    __slots__ = ()
+
+    async def answer(self, shape: msgspec.json.Decoder[Any], largest: int) -> bytes:
+        """Return an answer of at most so many bytes, which `shape` must be able to decode."""
+        times = self.times
+        try:
+            answer = self._answer = await self._asked()
+            if answer.status != 200:
+                raise await self._refusal(answer)
+            parts: list[bytes] = []
+            size = 0
+            while piece := await answer.read(times.next_deadline()):
+                times.begun = True
+                size += len(piece)
+                if size > largest:
+                    raise broken("its answer is too large")
+                parts.append(piece)
+                if answer.ended:
+                    break
+            whole = parts[0] if len(parts) == 1 else b"".join(parts)
+            try:
+                shape.decode(whole)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                raise broken("its answer cannot be read") from None
+        except BaseException as error:
+            if (told := self._left(error)) is None or told is error:
+                raise
+            raise told from None
+        self._left(None)
+        return whole
+
+
 class Streamed(UpstreamCall):
-    """A call whose answer is read as events."""
+    """A call whose answer is read as events. Entered, it has been answered with a good status."""
 
     __slots__ = ("_ended", "_reader")
 
@@ -188,6 +195,23 @@ class Streamed(UpstreamCall):
         self._reader = EventReader(longest)
         self._ended = False
 
+    async def __aenter__(self) -> Self:
+        try:
+            answer = self._answer = await self._asked()
+            if answer.status != 200:
+                raise await self._refusal(answer)
+        except BaseException as error:
+            if (told := self._left(error)) is None or told is error:
+                raise
+            raise told from None
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if (told := self._left(error)) is not error and told is not None:
+            raise told from None
+
     async def events(self) -> list[Event]:
         """Return the next events; none at the end."""
         while not self._ended:
@@ -197,6 +221,10 @@ class Streamed(UpstreamCall):
             if events := list(self._reader.feed(piece) if piece else self._reader.finish()):
                 return events
         return []
+
+    def done(self) -> None:
+        """Say that all of the answer that matters has been read."""
+        self._done = True
 
 
 def _named(cause: Exception, phase: str) -> tuple[UpstreamFailed, str]:

@@ -56,11 +56,9 @@ class DirectAnswer:
     async def read(self, deadline: float) -> bytes:
         parts = self._parts
         while not parts:
-            if self._failure is not None:
-                raise self._failure
-            if self._whole:
+            if self._whole and self._failure is None:
                 return b""
-            await self._more(deadline)
+            await self.more(deadline)
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         if self._size > _WAITING and not self._whole:
@@ -76,19 +74,10 @@ class DirectAnswer:
         if not self._whole:
             self._connection.abort()
 
-    async def head(self, deadline: float) -> None:
-        """Wait for the head. Raises TimeoutError, TransportFailed; the connection is closed then."""
-        try:
-            while not self.status:
-                if self._failure is not None:
-                    raise self._failure
-                await self._more(deadline)
-        except BaseException:
-            self.close()
-            raise
-
-    def _more(self, deadline: float) -> asyncio.Future[None]:
-        """Return what is over once more has come, or there is no more to wait for."""
+    def more(self, deadline: float) -> asyncio.Future[None]:
+        """Return what is over once more has come. Raises TransportFailed where nothing more will."""
+        if self._failure is not None:
+            raise self._failure
         connection = self._connection
         self._waiter = waiter = connection.loop.create_future()
         connection.wake_by(deadline)
@@ -241,7 +230,8 @@ class Connection(asyncio.Protocol):
         answer._whole = True
         self._answer = None
         self._lingers = False
-        self.resume()
+        if self._paused:
+            self.resume()
         if self._parser.should_keep_alive() and not self._transport.is_closing():
             self._free(self)
         else:

@@ -73,7 +73,12 @@ class DirectTransport:
         else:
             connection = await self._another(connect_within, deadline)
         answer = connection.ask(head, body)
-        await answer.head(deadline)
+        try:
+            while not answer.status:  # until the head has come
+                await answer.more(deadline)
+        except BaseException:
+            answer.close()
+            raise
         return answer
 
     async def _another(self, connect_within: float, deadline: float) -> Connection:
@@ -129,7 +134,8 @@ class DirectTransport:
     def _freed(self, connection: Connection) -> None:
         self._idle.append(connection)
         connection.rest(_REST)
-        self._next()
+        if self._queue:
+            self._next()
 
     def _gone(self, connection: Connection) -> None:
         self._all.discard(connection)

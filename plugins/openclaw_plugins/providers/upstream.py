@@ -5,7 +5,7 @@ It retries nothing and follows no redirect; every failure leaves as UpstreamFail
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -14,13 +14,12 @@ import msgspec
 from msgspec import Meta
 
 from openclaw_gateway.api import Host, ModelCall, PluginConfig, Secret, Size
-from openclaw_plugins.providers.calls import Callee, Streamed, UpstreamCall
+from openclaw_plugins.providers.calls import Callee, Streamed, Whole
 from openclaw_plugins.providers.direct import DirectTransport
 from openclaw_plugins.providers.measures import UpstreamMeasures
 from openclaw_plugins.providers.proxied import ProxiedTransport
 from openclaw_plugins.providers.spans import UpstreamSpans
 from openclaw_plugins.providers.transport import Destination, Transport
-from openclaw_plugins.providers.upstream_errors import broken
 
 
 class UpstreamConfig(PluginConfig, frozen=True, kw_only=True):
@@ -98,7 +97,7 @@ class Upstream:
     def opened(self) -> AbstractAsyncContextManager[None]:
         return self._transport.opened()
 
-    async def whole(
+    def whole(
         self,
         path: str,
         operation: str,
@@ -106,27 +105,12 @@ class Upstream:
         shape: msgspec.json.Decoder[Any],
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> bytes:
+    ) -> Coroutine[Any, Any, bytes]:
         """Return the answer to a call that does not stream, which `shape` must be able to decode.
 
         `headers` are this call's own.
         """
-        async with UpstreamCall(self._callee, path, operation, call, body, headers) as asked:
-            parts, size = [], 0
-            while piece := await asked.read():
-                asked.times.begun = True
-                size += len(piece)
-                if size > self._max_answer:
-                    raise broken("its answer is too large")
-                parts.append(piece)
-                if asked.ended:
-                    break
-            answer = parts[0] if len(parts) == 1 else b"".join(parts)
-            try:
-                shape.decode(answer)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                raise broken("its answer cannot be read") from None
-            return answer
+        return Whole(self._callee, path, operation, call, body, headers).answer(shape, self._max_answer)
 
     def streamed(
         self, path: str, call: ModelCall, body: bytes | None = None, headers: Mapping[str, str] | None = None
