@@ -111,7 +111,8 @@ class Response:
             await x.guard.leave()
         headers = self._headed(status, headers)
         status = x.outcome.status
-        body = self._replaced(body)
+        if x.route.chunk:
+            body = self._replaced(body)
         x.outcome.bytes_sent += len(body)
         self.started = True
         if self._server is None or not self._server.whole(status, headers, body):

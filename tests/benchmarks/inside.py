@@ -55,6 +55,26 @@ def question(model: str = "echo", *, stream: bool = False) -> bytes:
     )
 
 
+class _Answered:
+    """What the server's `send` offers; nobody has to be waited for."""
+
+    status = 0
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+
+    def whole(self, status: int, headers: Any, body: bytes) -> bool:
+        self.status = status
+        return True
+
+    def takes(self) -> bool:
+        return True
+
+    def piece(self, data: bytes) -> None:
+        pass
+
+
 class Client:
     """Calls one gateway as its server would."""
 
@@ -100,7 +120,6 @@ class Client:
             "openclaw.connection": self,
         }
         given = False
-        status = 0
 
         async def receive() -> Any:
             nonlocal given
@@ -109,13 +128,9 @@ class Client:
                 return self._request
             await asyncio.Event().wait()
 
-        async def send(message: Any) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-
-        await self.gateway(scope, receive, send)
-        return status
+        answered = _Answered()
+        await self.gateway(scope, receive, answered)
+        return answered.status
 
     async def cost(self, requests: int, *, at_once: int = 1) -> float:
         """Microseconds of CPU a request, of all threads of this process; every answer must be a 200."""

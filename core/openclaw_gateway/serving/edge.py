@@ -151,7 +151,10 @@ class Edge(Protocol):
     # --- framing --------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        # With what is uvicorn's, which would be one call more for each request.
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._phase = _HEADERS
         self._since = 0.0
         self._size = 0

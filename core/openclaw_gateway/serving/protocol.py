@@ -44,11 +44,6 @@ class Protocol(HttpToolsProtocol):
             else:
                 self._unsupported_upgrade_warning()
 
-    def on_message_begin(self) -> None:
-        self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
-
     def begin(self, method: bytes, version: str) -> None:
         """Serve the request whose head is complete, once those before it are answered."""
         parser = self.parser

@@ -1,0 +1,109 @@
+"""A turn in the task of its connection: stopped or cancelled, it has ended when that goes on, and was told of once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from openclaw_gateway.api import ModelUse
+from openclaw_plugins.chat.turns import Turn, Turns
+
+
+class Asked:
+    """A model that answers when it is let."""
+
+    def __init__(self) -> None:
+        self.use = ModelUse("mock", streamed=False)
+        self.let = asyncio.Event()
+        self.cancelled = False
+
+    async def complete(self) -> bytes:
+        try:
+            await self.let.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return b"{}"
+
+
+class Kept:
+    """A record that keeps nothing."""
+
+    def __init__(self) -> None:
+        self.said: list[bytes] = []
+        self.voided = 0
+
+    def add(self, piece: bytes) -> None:
+        self.said.append(piece)
+
+    def commits(self, *, at_once: bool) -> bool:
+        return False
+
+    async def void(self) -> None:
+        self.voided += 1
+
+
+class Alone:
+    def __init__(self) -> None:
+        self.asked: Any = Asked()
+        self.kept: Any = Kept()
+        self.turn = Turn(self.asked, self.kept, logging.getLogger("test"), "r")
+        self.turns = Turns()
+        self.told: list[Turn] = []
+        self.turns.take(self.turn, self.told.append)
+        self.went_on = False
+
+    async def connection(self) -> None:
+        await self.turn.run()
+        await asyncio.sleep(0)
+        self.went_on = True
+
+
+@pytest.fixture
+async def alone() -> Alone:
+    return Alone()
+
+
+async def test_it_answers(alone: Alone) -> None:
+    alone.asked.let.set()
+    await alone.connection()
+    assert (alone.turn.body, alone.turn.delivered, alone.turn.failure) == (b"{}", True, None)
+    assert (alone.kept.said, alone.kept.voided, alone.told) == ([b"{}"], 0, [alone.turn])
+
+
+@pytest.mark.parametrize("when", ["before it asks", "while it asks"])
+async def test_a_client_that_leaves_stops_it_and_its_connection_goes_on(alone: Alone, when: str) -> None:
+    if when == "before it asks":
+        alone.turn.leave()
+    connection = asyncio.create_task(alone.connection())
+    await asyncio.sleep(0)
+    alone.turn.leave()
+    await asyncio.wait_for(connection, 1)
+    assert alone.went_on, "the cancellation was the turn's, and is over"
+    assert connection.cancelling() == 0
+    assert (alone.turn.stopped, alone.turn.delivered, alone.kept.voided) == ("disconnected", False, 1)
+    assert alone.asked.cancelled is (when == "while it asks")
+    assert alone.told == [alone.turn]
+
+
+async def test_who_cancels_the_connection_ends_both(alone: Alone) -> None:
+    connection = asyncio.create_task(alone.connection())
+    await asyncio.sleep(0)
+    connection.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connection
+    assert alone.asked.cancelled
+    assert (alone.turn.finished, alone.went_on, alone.told) == (True, False, [alone.turn])
+
+
+async def test_what_still_runs_at_the_end_is_told_that_the_gateway_stops(alone: Alone) -> None:
+    async with alone.turns.supervised():
+        connection = asyncio.create_task(alone.connection())
+        await asyncio.sleep(0)
+    assert alone.turn.finished
+    await asyncio.wait_for(connection, 1)
+    assert alone.turn.failure is not None
+    assert (alone.turn.failure.status, alone.told) == (503, [alone.turn])
