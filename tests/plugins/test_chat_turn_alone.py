@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from openclaw_gateway.api import ModelUse
+from openclaw_plugins.chat.attempts import Attempts
 from openclaw_plugins.chat.turns import Turn, Turns
 
 
@@ -107,3 +111,54 @@ async def test_what_still_runs_at_the_end_is_told_that_the_gateway_stops(alone: 
     await asyncio.wait_for(connection, 1)
     assert alone.turn.failure is not None
     assert (alone.turn.failure.status, alone.told) == (503, [alone.turn])
+
+
+class Counting:
+    """A stream that is an iterator, and no generator: of somebody else's provider."""
+
+    def __init__(self, chunks: int) -> None:
+        self.left = chunks
+
+    def __aiter__(self) -> Counting:
+        return self
+
+    def __anext__(self) -> asyncio.Future[bytes]:
+        self.left -= 1
+        coming = asyncio.get_running_loop().create_future()
+        if self.left < 0:
+            coming.set_exception(StopAsyncIteration())
+        else:
+            coming.set_result(b"%d" % self.left)
+        return coming
+
+
+class Streaming(Attempts):
+    def __init__(self, rest: Any) -> None:
+        self.use = ModelUse("mock", streamed=True)
+        self._rest = rest
+        self._operation = None
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Any]:
+        yield SimpleNamespace(opening=[b"<first>"], rest=self._rest, named=lambda chunk: b"<%b>" % chunk)
+
+
+async def _generated(chunks: int) -> AsyncIterator[bytes]:
+    async for chunk in Counting(chunks):
+        yield chunk
+
+
+@pytest.mark.parametrize("kind", ["a generator", "an iterator"])
+async def test_a_stream_of_either_kind_is_passed_on_whole(kind: str) -> None:
+    count = 200  # more than may wait for a connection
+    kept: Any = Kept()
+    turn = Turn(
+        Streaming(_generated(count) if kind == "a generator" else Counting(count)), kept, logging.getLogger(), "r"
+    )
+    turn.start()
+    heard: list[bytes] = []
+    while (chunks := await turn.outlet.chunks(1)) is not None:
+        heard += chunks
+    assert heard == [b"<first>", *(b"<%d>" % number for number in reversed(range(count)))]
+    assert kept.said == heard
+    assert turn.delivered

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -65,7 +66,7 @@ class Measures(msgspec.Struct, frozen=True):
 
 
 class Attempts:
-    """One client's call. `complete`, `stream` or `embed` is used once."""
+    """One client's call. `complete`, `stream`, `opened` or `embed` is used once."""
 
     __slots__ = (
         "_asked",
@@ -108,16 +109,24 @@ class Attempts:
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yield chunks, the first of them once content has come. Raises UpstreamFailed."""
+        async with self.opened() as opened:
+            for chunk in opened.opening:
+                yield chunk
+            if opened.rest is not None:
+                async for chunk in opened.rest:
+                    yield opened.named(chunk)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Opened]:
+        """Hold a stream, once its first content has come: `stream`, without a generator for each chunk to pass.
+
+        Raises UpstreamFailed. What its reader raises within the block is this call's failure.
+        """
         opened = await self._carry(open_stream)
         failure: UpstreamReason | None = None
         end = "cancelled"
         try:
-            for chunk in opened.opening:
-                yield chunk
-            if opened.rest is not None:
-                named = opened.named
-                async for chunk in opened.rest:
-                    yield named(chunk)
+            yield opened
             end = ""
         except UpstreamFailed as error:
             failure, end = error.reason, error.code.lower()

@@ -14,7 +14,7 @@ from openclaw_plugins.chat.waiting import Waiting
 
 #: chunks that wait for the connection before the upstream has to wait too
 _QUEUE = 64
-#: a chunk larger than this waits for nothing to be before it, so that what waits is bounded in bytes as well
+#: behind a chunk larger than this nothing is put, so that what waits is bounded in bytes as well
 _LARGE = 64 * 1024
 
 #: sends chunks to the connection; False where they cannot leave at once, and have not
@@ -22,7 +22,7 @@ Sink = Callable[[Sequence[bytes]], bool]
 
 
 class Outlet:
-    """`put`, `pass_on`, `settle` and `end` are for the turn; `chunks` and `noted` for who listens.
+    """`put`, `room`, `pass_on`, `settle` and `end` are for the turn; `chunks` and `noted` for who listens.
 
     `record` is told of every chunk that leaves, or will, once.
     """
@@ -59,14 +59,18 @@ class Outlet:
 
     # --- the turn -------------------------------------------------------------------------------
 
-    async def put(self, chunk: bytes) -> None:
-        """Take a chunk; it leaves with the next `pass_on`. Waits where the connection is far behind."""
-        while self._chunks and (len(self._chunks) >= _QUEUE or len(chunk) > _LARGE):
-            self.pass_on()
-            if self._chunks:
-                self._room = asyncio.get_running_loop().create_future()
-                await self._room
-        self._chunks.append(chunk)
+    def put(self, chunk: bytes) -> bool:
+        """Take a chunk; it leaves with the next `pass_on`. False where `room` is to be awaited before the next."""
+        chunks = self._chunks
+        chunks.append(chunk)
+        return len(chunks) < _QUEUE and len(chunk) <= _LARGE
+
+    async def room(self) -> None:
+        """Let leave what can, and wait until the connection has taken the rest."""
+        self.pass_on()
+        if self._chunks:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
 
     def pass_on(self) -> None:
         """Send what waits, if the connection waits for it; wake the connection where it cannot leave at once."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
+from types import AsyncGeneratorType
 from typing import Any, Literal
 
 from openclaw_gateway.api import (
@@ -177,27 +178,57 @@ class Turn:
 
     async def _ask_stream(self) -> None:
         outlet = self.outlet
-        async with aclosing(self._attempts.stream()) as stream:
-            while True:
-                coming = stream.__anext__()
-                try:
-                    waits_for = coming.send(None)
-                except StopIteration as come:
-                    chunk: bytes = come.value
-                except StopAsyncIteration:
-                    break
-                else:
-                    outlet.pass_on()  # all that has come leaves together, before the next has to be waited for
-                    try:
-                        chunk = await resumed(coming, waits_for)
-                    except StopAsyncIteration:
-                        break
-                if self._hides_usage and _TELLS_USAGE.search(chunk) is not None:
-                    self._record.add(chunk)
-                else:
-                    await outlet.put(chunk)
+        take = self._take if self._hides_usage else outlet.put
+        if isinstance(self._attempts, Attempts):
+            async with self._attempts.opened() as opened:
+                for chunk in opened.opening:
+                    if not take(chunk):
+                        await outlet.room()
+                if isinstance(opened.rest, AsyncGeneratorType):
+                    await self._pass_on(opened.rest, opened.named, take)
+                elif opened.rest is not None:  # another kind of iterator, of a provider of somebody else's
+                    async for chunk in opened.rest:
+                        take(opened.named(chunk))
+                        await outlet.room()
+        else:
+            async with aclosing(self._attempts.stream()) as stream:
+                await self._pass_on(stream, None, take)
         outlet.pass_on()
         outlet.delivered = True
+
+    async def _pass_on(
+        self,
+        stream: AsyncGenerator[bytes, None],
+        named: Callable[[bytes], bytes] | None,
+        take: Callable[[bytes], bool],
+    ) -> None:
+        """Pass on what comes: all that is there leaves together, before the next has to be waited for."""
+        outlet = self.outlet
+        while True:
+            coming: Any = stream.__anext__()
+            try:
+                waits_for = coming.send(None)
+            except StopIteration as come:
+                chunk: bytes = come.value
+            except StopAsyncIteration:
+                return
+            else:
+                outlet.pass_on()
+                try:
+                    chunk = await resumed(coming, waits_for)
+                except StopAsyncIteration:
+                    return
+            if named is not None:
+                chunk = named(chunk)
+            if not take(chunk):
+                await outlet.room()
+
+    def _take(self, chunk: bytes) -> bool:
+        """As the outlet's `put`, less what the client did not ask for."""
+        if _TELLS_USAGE.search(chunk) is None:
+            return self.outlet.put(chunk)
+        self._record.add(chunk)
+        return True
 
     async def _settle(self) -> None:
         record = self._record

@@ -80,7 +80,10 @@ class DirectAnswer:
             raise self._failure
         connection = self._connection
         self._waiter = waiter = connection.loop.create_future()
-        connection.wake_by(deadline)
+        if connection._timer is None or connection._fires > deadline:
+            connection.wake_by(deadline)
+        else:  # as `wake_by`, which is a call for each chunk
+            connection._deadline = deadline
         return waiter
 
     def _wake(self, failure: Exception | None = None) -> None:
