@@ -94,7 +94,7 @@ TARGETS = (
         (*(f"tests/core/test_{name}.py" for name in ("pipeline", "golden", "exchange", "runner")),),
     ),
     Target(f"{_CORE}/runner.py", _RUNNER),
-    Target(f"{_CORE}/response.py", _RUNNER),
+    Target(f"{_CORE}/response.py", (*_RUNNER, "tests/core/test_response.py")),
     Target(f"{_CORE}/faults.py", _RUNNER),
 )
 
