@@ -60,6 +60,7 @@ from openclaw_gateway.errors import (
 )
 from openclaw_gateway.exchange import Exchange, Fact, Outcome, Reply, ResponseHead
 from openclaw_gateway.facts import PRINCIPAL, REQUEST_ID, SESSION_ID, TIER, TRACE_ID, Principal
+from openclaw_gateway.faults import refusal_of
 from openclaw_gateway.hooks import HealthCheck, hookimpl
 from openclaw_gateway.host import Host
 from openclaw_gateway.meters import (
@@ -215,6 +216,7 @@ __all__ = [
     "page_limit",
     "query_of",
     "read_body",
+    "refusal_of",
     "resumed",
     "send_piece",
     "send_whole",

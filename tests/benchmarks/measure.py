@@ -57,7 +57,7 @@ def rounds(
         for subject in subjects:
             say(f"round {number + 1} of {count}: {subject.name}")
             if number and not subject.warm and subject.name != "direct":  # all others are connected to that
-                subject.renew()
+                subject.server.renew()
             for point in POINTS:
                 if point.stream and not subject.streams:
                     continue

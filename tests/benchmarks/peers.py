@@ -56,9 +56,7 @@ def litellm(folder: Path, to: int) -> Iterator[Subject]:
         yield Subject(
             name=f"LiteLLM proxy {LITELLM}",
             does="routing proxy with a master key; no database, no limits",
-            port=port,
-            pids=server.pids,
-            renew=server.renew,
+            server=server,
             headers={"Authorization": "Bearer sk-bench"},
             warm=5.0,
         )
@@ -101,9 +99,7 @@ def portkey(folder: Path, to: int, node: Node) -> Iterator[Subject]:
         }
         does = "routing proxy; no keys, no limits"
         name = f"Portkey gateway {PORTKEY}, {node.name}"
-        yield Subject(
-            name=name, does=does, port=port, pids=server.pids, renew=server.renew, headers=headers, warm=_WARM
-        )
+        yield Subject(name=name, does=does, server=server, headers=headers, warm=_WARM)
 
 
 @contextmanager
@@ -121,9 +117,7 @@ def express(folder: Path, to: int, secret: str, node: Node) -> Iterator[Subject]
         yield Subject(
             name=f"Express {EXPRESS['express']}, {secret}, {node.name}",
             does="helmet, JWT, rate limit in memory, proxied call; nothing durable",
-            port=port,
-            pids=server.pids,
-            renew=server.renew,
+            server=server,
             headers={"Authorization": f"Bearer {signed}"},
             warm=_WARM,
         )
@@ -157,7 +151,7 @@ def envoy(folder: Path, to: int) -> Iterator[Subject]:
     options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c", configured]
     with running([binary, *options], port) as server:
         does = "proxies and nothing else: no keys, no limits, no log"
-        yield Subject(name=f"Envoy {ENVOY}", does=does, port=port, pids=server.pids, renew=server.renew)
+        yield Subject(name=f"Envoy {ENVOY}", does=does, server=server)
 
 
 @contextmanager
@@ -169,7 +163,7 @@ def caddy(folder: Path, to: int) -> Iterator[Subject]:
     way = ["--from", f"http://127.0.0.1:{port}", "--to", f"127.0.0.1:{to}"]
     with running([folder / "bin/caddy", "reverse-proxy", *way], port, env=environment) as server:
         does = "proxies and nothing else: no keys, no limits, no log"
-        yield Subject(name=f"Caddy {CADDY}", does=does, port=port, pids=server.pids, renew=server.renew)
+        yield Subject(name=f"Caddy {CADDY}", does=does, server=server)
 
 
 def k6(folder: Path) -> Path:

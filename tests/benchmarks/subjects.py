@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -36,16 +36,21 @@ class Subject(msgspec.Struct, kw_only=True):
 
     name: str
     does: str
-    port: int
-    pids: list[int]
+    server: Server
     headers: Mapping[str, str] = {}
     model: str = "mock"
     ours: bool = False
     streams: bool = True
     #: for servers that are compiled while they run
     warm: float = 0.0
-    #: starts its processes anew
-    renew: Callable[[], None]
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    @property
+    def pids(self) -> list[int]:
+        return self.server.pids
 
     def request(self, *, stream: bool = False, paced: bool = False) -> str:
         body = question(f"{self.model}-paced" if paced else self.model, stream=stream).decode()
@@ -74,7 +79,7 @@ class Server:
 
     def __init__(self, command: Sequence[Any], port: int, core: int | None, patience: float, how: Mapping[str, Any]):
         self._command = [str(part) for part in command]
-        self._port = port
+        self.port = port
         self._core = core
         self._patience = patience
         self._how = how
@@ -95,7 +100,7 @@ class Server:
         )
         self.pids[:] = [process.pid]
         deadline = time.monotonic() + self._patience
-        while not answers(self._port):
+        while not answers(self.port):
             if process.poll() is not None:
                 raise Absent(f"{name} ended with {process.returncode} before it served")
             if time.monotonic() > deadline:
@@ -148,9 +153,7 @@ def upstream() -> Iterator[Subject]:
         yield Subject(
             name="direct",
             does="the mock upstream itself, with nothing between",
-            port=port,
-            pids=server.pids,
-            renew=server.renew,
+            server=server,
         )
 
 
@@ -163,7 +166,7 @@ def bare(what: str, does: str, *, processes: int = 1, core: int | None = SERVER_
         "websockets": f"bare websockets {version('websockets')}",
     }
     with running([sys.executable, HERE / "bare.py", what, port, processes], port, core=core) as server:
-        yield Subject(name=names[what], does=does, port=port, pids=server.pids, renew=server.renew, streams=False)
+        yield Subject(name=names[what], does=does, server=server, streams=False)
 
 
 @contextmanager
@@ -178,9 +181,7 @@ def conventional(to: int) -> Iterator[Subject]:
         yield Subject(
             name="conventional Litestar",
             does="token, rate in memory, JSON log, metrics, proxied call: four middlewares, a handler, aiohttp",
-            port=port,
-            pids=server.pids,
-            renew=server.renew,
+            server=server,
             headers={"Authorization": f"Bearer {token}"},
         )
 
@@ -210,9 +211,7 @@ def nginx(folder: Path, to: int) -> Iterator[Subject]:
         yield Subject(
             name=name,
             does="proxies and nothing else: no keys, no limits, no log",
-            port=port,
-            pids=server.pids,
-            renew=server.renew,
+            server=server,
         )
 
 
@@ -246,7 +245,7 @@ def gateway(
     key = msgspec.json.decode(subprocess.run(create, check=True, capture_output=True).stdout)["key"]
     with running([COMMAND, "serve", "--config", path], port, core=core) as server:
         headers = {"Authorization": f"Bearer {key}"}
-        yield Subject(name=name, does=does, port=port, pids=server.pids, renew=server.renew, headers=headers, ours=True)
+        yield Subject(name=name, does=does, server=server, headers=headers, ours=True)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from openclaw_gateway.api import (
     StoreUnavailable,
     UpstreamFailed,
     internal_error,
+    refusal_of,
     resumed,
     unavailable,
     within,
@@ -156,7 +157,7 @@ class Turn:
                     # The cancellation is ours and done with; what follows may wait again.
                     self._task.uncancel()
                 except UpstreamFailed as error:
-                    self.failure = _refusal(error)
+                    self.failure = refusal_of(error)
                 except Exception as error:
                     self._logger.error("a provider failed", exc_info=error, extra={"fields": self._fields()})
                     self.failure = internal_error()
@@ -282,14 +283,3 @@ class Turns:
 
 def _nobody(turn: Turn) -> None:
     """Where nobody has to be told of a turn's end."""
-
-
-def _refusal(error: UpstreamFailed) -> Refusal:
-    return Refusal(
-        status=error.status,
-        code=error.code,
-        type=error.type,
-        message=str(error),
-        param=error.param,
-        retry_after=error.retry_after,
-    )
