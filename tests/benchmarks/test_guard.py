@@ -14,13 +14,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import httptools
 import pytest
+import uvloop
 from socket_kit import place, raw
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from benchmarks import subjects
 from benchmarks.inside import NO_QUOTA, TIER, Client, opened, question
 from benchmarks.upstream import CHUNKS
 from openclaw_gateway.api import Exchange
+from openclaw_gateway.serving import edge, server
+from openclaw_gateway.serving.edge import Edge
 
 #: one in sixteen requests is timed by default, and would count more
 RATES = {"gateway.unmetered": ["messages"], "gateway.stage_sampling": 0}
@@ -126,11 +131,35 @@ async def test_a_chunk_makes_no_more_calls_than_recorded(
     assert bound / 3 < chunk <= bound, f"{chunk:.1f} calls a chunk"
 
 
-@pytest.mark.parametrize("unwanted", ["logging/__init__.py", "pluggy/", "dynaconf/", "json/encoder.py"])
+@pytest.mark.parametrize(
+    "unwanted",
+    [
+        "logging/__init__.py",
+        "pluggy/",
+        "dynaconf/",
+        "json/encoder.py",
+        pytest.param("prometheus_client/", id="metrics that take a lock, and labels that are looked up"),
+        pytest.param("access_log/lines.py", id="lines of the log, which a thread encodes"),
+        pytest.param("litestar/", id="Litestar, on a route that is known at once"),
+    ],
+)
 async def test_a_request_never_passes(tmp_path: Path, unwanted: str) -> None:
-    """What boot may use and a request may not: each costs more than all steps together."""
+    """What boot, or another thread, may use and a request may not: each costs more than all steps together."""
     async with opened(tmp_path, tier=NO_QUOTA, edit=RATES, organizations=2) as client:
         assert await calls_of(client, only=unwanted) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no uvloop")
+async def test_what_serves_is_uvloop_and_httptools(tmp_path: Path) -> None:
+    factory = server._loop_factory()
+    assert factory is not None
+    loop = factory()
+    try:
+        assert isinstance(loop, uvloop.Loop)
+    finally:
+        loop.close()
+    assert issubclass(Edge, HttpToolsProtocol)
+    assert edge.HttpRequestParser is httptools.HttpRequestParser
 
 
 async def test_organisations_cost_nothing(tmp_path: Path) -> None:

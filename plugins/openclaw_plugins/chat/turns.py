@@ -126,9 +126,7 @@ class Turn:
     @property
     def stands_alone(self) -> bool:
         """Whether nothing is kept or charged at its end, so that it may end with the task of its connection."""
-        return (
-            not self.streams and isinstance(self._attempts, Attempts) and not self._record.commits(at_once=self.streams)
-        )
+        return not self.streams and isinstance(self._attempts, Attempts) and not self._record.commits(at_once=False)
 
     def start(self) -> None:
         """Let a task of its own run the turn."""
