@@ -83,6 +83,15 @@ async def test_who_has_been_good_is_not_shut_out_by_neighbours(tmp_path):
     assert [await door.try_("good") for _ in range(2)] == [401, 429]
 
 
+async def test_who_is_remembered_as_good_is_who_came_last(tmp_path):
+    door = Door(tmp_path, "busy", "seldom", "new", per_address=3, size=2)
+    for name in ("busy", "seldom", "busy", "new"):  # there is room for two
+        assert await door.try_(name) == 200
+    for i in range(4):
+        await door.try_(f"bad{i}")
+    assert [await door.try_(name) for name in ("busy", "new", "seldom")] == [200, 200, 429]
+
+
 async def test_a_key_that_is_guessed_from_many_addresses_is_held_back_but_not_from_its_owner(tmp_path):
     door = Door(tmp_path, GOOD_KEY, per_key=5, per_address=0)
     assert await door.try_(GOOD_KEY) == 200

@@ -57,7 +57,7 @@ class FailedAttempts:
         #: oldest window first
         self._counts: OrderedDict[tuple[str, str], _Count] = OrderedDict()
         #: credentials that were good when last seen, by the interpreter's own keyed hash, for that proves nothing and
-        #: every good request pays for it; the oldest leaves first
+        #: every good request pays for it; the least recently used leaves first, since whoever has left may be held back
         self._good: OrderedDict[int, None] = OrderedDict()
 
     def refusal(self, x: Exchange, credential: bytes) -> Refusal | None:
@@ -90,6 +90,7 @@ class FailedAttempts:
     def succeeded(self, credential: bytes) -> None:
         good, mark = self._good, hash(credential)
         if mark in good:
+            good.move_to_end(mark)
             return
         good[mark] = None
         if len(good) > self._limits.size:
