@@ -175,7 +175,7 @@ async def test_a_slow_service_is_given_up_in_time_and_one_that_is_gone_too(tmp_p
         started = time.monotonic()
         with pytest.raises(StoreUnavailable):
             await ask(plugin, "good")
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 10  # of the 30 that the service would take
     async with answering() as service:
         url = service.url
     async with bench(tmp_path, url=url) as (plugin, _, _):

@@ -230,7 +230,7 @@ async def test_a_slow_or_endless_server_is_given_up_in_time(tmp_path):
         for serves.answer in (silent, trickling):
             started = time.monotonic()
             async with opened(tmp_path, serves.url, timeout=0.3) as tokens:
-                assert 0.25 < time.monotonic() - started < 2
+                assert 0.25 < time.monotonic() - started < 10  # and not for ever
                 with pytest.raises(StoreUnavailable):
                     await ask(tokens, sign(kid="one"))
 

@@ -119,7 +119,7 @@ async def test_deadlines_hold_for_a_provider_that_has_none() -> None:
     with pytest.raises(UpstreamFailed) as caught:
         await attempts(candidate("a", provider, total=0.3), total=0.3).complete()
     assert (caught.value.status, caught.value.reason) == (504, "silent")
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10  # of the 30 that the provider would take
     assert len(provider.calls) == 1
 
 

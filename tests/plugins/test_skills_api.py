@@ -180,7 +180,7 @@ async def test_time_that_is_up_is_504_and_really_cancels(here: Place) -> None:
     session = await here.session()
     started = time.monotonic()
     status, body = await execute(here, "act", session, how="sleep")
-    assert 0.4 < time.monotonic() - started < 2
+    assert 0.4 < time.monotonic() - started < 10  # of the 30 that it sleeps
     assert (status, body["error"]["code"]) == (504, "UPSTREAM_TIMEOUT")
     execution = body["error"]["execution"]
     assert (execution["status"], execution["skillName"]) == ("timeout", "act")
