@@ -106,6 +106,34 @@ class ScriptedUpstream:
             return False
 
 
+async def iterated(stream: Any, chunks: list[bytes]) -> None:
+    """Read a provider's stream as an iterator, into `chunks`."""
+    async for chunk in stream:
+        chunks.append(chunk)
+
+
+async def handed_on(stream: Any, chunks: list[bytes]) -> None:
+    """Have a provider's stream handed on, into `chunks`."""
+
+    def put(chunk: bytes) -> bool:
+        chunks.append(chunk)
+        return len(chunks) % 3 != 0
+
+    await stream.hand_on(put, lambda: None, lambda: asyncio.sleep(0))
+
+
+async def begun_and_handed_on(stream: Any, chunks: list[bytes]) -> None:
+    """As the gateway does: the first chunk is asked for, and those behind it are handed on."""
+    async for chunk in stream:
+        chunks.append(chunk)
+        await handed_on(stream, chunks)
+        return
+
+
+#: every way in which a stream can be read
+WAYS = (iterated, handed_on, begun_and_handed_on)
+
+
 @asynccontextmanager
 async def scripted() -> AsyncIterator[ScriptedUpstream]:
     """Serve a scripted upstream on a free port; its `url` is a base URL."""

@@ -29,7 +29,7 @@ from openclaw_gateway.contracts.conversations import (
     TurnEnd,
 )
 from openclaw_gateway.contracts.guard import Guard
-from openclaw_gateway.contracts.models import MODEL_USE, ModelCall, ModelProvider, ModelUse
+from openclaw_gateway.contracts.models import MODEL_USE, HandsOn, ModelCall, ModelProvider, ModelUse
 from openclaw_gateway.contracts.redis import Feed, Prepared, Redis
 from openclaw_gateway.contracts.skills import (
     ChangingSkills,
@@ -91,7 +91,7 @@ from openclaw_gateway.refusals import (
     unavailable,
 )
 from openclaw_gateway.requests import answer, body_of, exchange_of, page_limit, query_of
-from openclaw_gateway.response import send_piece, send_whole
+from openclaw_gateway.response import piecewise, send_whole
 from openclaw_gateway.routes import Route, declared
 from openclaw_gateway.spans import end_span, start_span, trace_headers, traced
 from openclaw_gateway.tallies import Count, Observed, Spread, Tally
@@ -139,6 +139,7 @@ __all__ = [
     "Feed",
     "GatewayError",
     "Guard",
+    "HandsOn",
     "HealthCheck",
     "Hold",
     "Host",
@@ -214,11 +215,11 @@ __all__ = [
     "needs",
     "not_found",
     "page_limit",
+    "piecewise",
     "query_of",
     "read_body",
     "refusal_of",
     "resumed",
-    "send_piece",
     "send_whole",
     "start_span",
     "storable",

@@ -112,7 +112,7 @@ def guard(body: bytes) -> None:
     # Brackets within strings count at first: they hardly ever matter, and to leave them out costs more.
     if opened > MAX_DEPTH and _depth(body) > MAX_DEPTH and _depth(_STRINGS.sub(b"", body)) > MAX_DEPTH:
         raise Refused(bad_request(f"the request body is nested deeper than {MAX_DEPTH} levels"))
-    if b"\\u" in body and _UNSTORABLE.search(body) and _storable_escapes(body) is None:
+    if body.find(b"\\u") >= 0 and _UNSTORABLE.search(body) and _storable_escapes(body) is None:
         _refuse_unstorable(body)
     if body.isascii():
         return

@@ -31,8 +31,8 @@ class AtOnce(Protocol):
         """Whether a piece of the body can leave at once."""
         ...
 
-    def piece(self, data: bytes) -> None:
-        """Write a piece of a body that goes on."""
+    def piece(self, data: bytes) -> bool:
+        """Write a piece of a body that goes on; False where it cannot leave at once, and has not."""
         ...
 
 
@@ -123,15 +123,18 @@ class Response:
     def piece(self, data: bytes) -> bool:
         """Send a piece of a body that has begun and goes on; False where it cannot leave at once, and has not."""
         server = self._server
-        if server is None or not server.takes():
+        if server is None:
             return False
         x = self._x
-        if x.guard is not None:
-            x.guard.chunk(data)
-        if x.route.chunk:
+        if x.guard is not None or x.route.chunk:
+            if not server.takes():
+                return False  # before anybody has seen it: he would see it twice
+            if x.guard is not None:
+                x.guard.chunk(data)
             data = self._replaced(data)
+        if not server.piece(data):
+            return False
         x.outcome.bytes_sent += len(data)
-        server.piece(data)
         return True
 
     async def _begin(self, message: Message) -> None:
@@ -218,9 +221,16 @@ async def _in_two(send: Send, status: int, headers: Headers, body: bytes) -> Non
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def send_piece(send: Send, data: bytes) -> bool:
-    """Send a piece of a body that has begun and goes on; False where only awaiting `send` can, and nothing is sent."""
-    return isinstance(send, Response) and send.piece(data)
+def piecewise(send: Send) -> Callable[[bytes], bool]:
+    """Return what sends a piece of a body that has begun and goes on.
+
+    It returns False where only awaiting `send` can, and then has sent nothing.
+    """
+    return send.piece if isinstance(send, Response) else _never
+
+
+def _never(data: bytes) -> bool:
+    return False
 
 
 def sendable(message: Message, x: Exchange) -> Message:

@@ -71,8 +71,8 @@ class _Answered:
     def takes(self) -> bool:
         return True
 
-    def piece(self, data: bytes) -> None:
-        pass
+    def piece(self, data: bytes) -> bool:
+        return True
 
 
 class Client:

@@ -14,7 +14,7 @@ import msgspec
 
 from benchmarks.load import Sample, Spec, cpu_of
 from benchmarks.subjects import COMMAND, HERE, LOAD_CORE, SERVER_CORE, Subject, answers
-from benchmarks.upstream import CHUNKS, PACE
+from benchmarks.upstream import CHUNKS, PACES
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -23,13 +23,17 @@ class Point(msgspec.Struct, frozen=True):
     name: str
     connections: int
     stream: bool = False
-    paced: bool = False
+    #: one of the upstream's; without one a stream comes at once
+    pace: str = ""
 
 
 PLAIN = tuple(Point(f"plain {n}", n) for n in (1, 16, 64))
 BURST = Point("burst 16", 16, stream=True)
-PACED = tuple(Point(f"paced {n}", n, stream=True, paced=True) for n in (1, 16, 64))
-POINTS = (*PLAIN, BURST, *PACED)
+PACED = tuple(Point(f"paced {n}", n, stream=True, pace="paced") for n in (1, 16, 64))
+BRISK = Point("brisk 64", 64, stream=True, pace="brisk")
+#: microseconds a paced chunk, above which a server has no core for so many brisk ones
+_SLOW = 1_000
+POINTS = (*PLAIN, BURST, *PACED, BRISK)
 
 Samples = dict[str, dict[str, list[Sample]]]
 
@@ -61,9 +65,16 @@ def rounds(
             for point in POINTS:
                 if point.stream and not subject.streams:
                     continue
+                if point is BRISK and not _keeps_up(samples[subject.name][PACED[-1].name]):
+                    continue
                 found = sample(subject, point, seconds, conditions)
                 samples[subject.name].setdefault(point.name, []).append(found)
     return samples
+
+
+def _keeps_up(paced: Sequence[Sample]) -> bool:
+    cpu = middle(paced, "cpu") / (CHUNKS + 1)
+    return 0 < cpu < _SLOW and not any(sample.errors for sample in paced)
 
 
 def carried(
@@ -79,7 +90,7 @@ def carried(
             continue
         for count in counts:
             say(f"{count} streams at once: {subject.name}")
-            point = Point(f"paced {count}", count, stream=True, paced=True)
+            point = Point(f"paced {count}", count, stream=True, pace="paced")
             windows = [sample(subject, point, 1.0, Conditions()) for _ in range(2)]
             good = [w.stall for w in windows if w.requests and not w.errors]
             found.setdefault(subject.name, {})[count] = min(good, default=float("inf"))
@@ -90,16 +101,17 @@ def sample(subject: Subject, point: Point, seconds: float, conditions: Condition
     """Load one subject for one window."""
     spec = Spec(
         port=subject.port,
-        requests=[subject.request(stream=point.stream, paced=point.paced)],
+        requests=[subject.request(stream=point.stream, pace=point.pace)],
         connections=point.connections,
         seconds=seconds,
         warm=seconds / 4,
         pids=subject.pids,
         core=LOAD_CORE,
     )
-    if point.paced:
+    if point.pace:
         # Several whole streams have to fit.
-        spec.seconds = max(spec.seconds, 6 * CHUNKS * PACE)
+        pace = PACES[point.pace]
+        spec.seconds = max(spec.seconds, 6 * pace.chunks * pace.seconds)
     begun, busy, ours = time.perf_counter(), _busy(), cpu_of(subject.pids)
     done = subprocess.run(
         [sys.executable, HERE / "load.py", msgspec.json.encode(spec).decode()], capture_output=True, check=True

@@ -18,6 +18,7 @@ import msgspec
 from servers import free_port
 
 from benchmarks.subjects import HERE, Absent, Subject, running
+from benchmarks.upstream import PACES
 
 LITELLM = "1.104.0"
 PORTKEY = "1.15.2"
@@ -45,7 +46,7 @@ def litellm(folder: Path, to: int) -> Iterator[Subject]:
     models = "".join(
         f"  - model_name: {name}\n    litellm_params: {{model: openai/{name}, api_key: none, "
         f"api_base: 'http://127.0.0.1:{to}/v1'}}\n"
-        for name in ("mock", "mock-paced")
+        for name in ("mock", *(f"mock-{pace}" for pace in PACES))
     )
     configured = folder / "bench.yaml"
     configured.write_text(f"model_list:\n{models}general_settings:\n  master_key: sk-bench\n")

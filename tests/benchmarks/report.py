@@ -14,10 +14,10 @@ from benchmarks import crosscheck
 from benchmarks.account import Part
 from benchmarks.load import Sample
 from benchmarks.machine import build, machine
-from benchmarks.measure import BURST, PACED, PLAIN, Conditions, Samples, middle
+from benchmarks.measure import BRISK, BURST, PACED, PLAIN, Conditions, Samples, middle
 from benchmarks.sockets import Sockets, section
 from benchmarks.subjects import Subject
-from benchmarks.upstream import CHUNKS, PACE
+from benchmarks.upstream import CHUNKS, PACE, PACES
 from benchmarks.workers import HEADER, Workers, rows
 
 _VERSIONS = (
@@ -34,6 +34,7 @@ _VERSIONS = (
 
 
 _SOCKETS = "## Sockets"
+_QUICK = PACES[BRISK.pace]
 #: the subject that stands for the gateway where others are compared with it
 OURS = "gateway, rates only"
 
@@ -103,6 +104,14 @@ def _page(run: Run) -> str:
             "token: at the median, and what of that is added to a direct call, in ms, by streams at once.",
             "",
             *_streams(run),
+            "",
+            "### Long streams at a quick pace",
+            "",
+            f"64 streams of {_QUICK.chunks} chunks, one each {_QUICK.seconds * 1000:g} ms: here a chunk weighs more "
+            "than a stream, and a busy server finds several chunks at once. `x` is the CPU beside the gateway's with "
+            "rates only, in the same round. A server that has no core for so many is left out.",
+            "",
+            *_brisk(run),
             "",
             "### Streams at once",
             "",
@@ -238,6 +247,26 @@ def _streams(run: Run) -> list[str]:
     names = ("subject", "chunks/s, burst", "CPU µs a stream, burst", "CPU µs a chunk, paced 64")
     tokens = (f"first token, {p.connections} (added)" for p in PACED)
     return _table((*names, *tokens, "p99, 64", "longest stall ms, 64"), rows)
+
+
+def _brisk(run: Run) -> list[str]:
+    ours, direct, rows = run.samples.get(OURS, {}).get(BRISK.name), run.samples["direct"].get(BRISK.name), []
+    for subject in run.subjects:
+        found = run.samples[subject.name].get(BRISK.name)
+        if not found or not direct or not all(sample.requests for sample in found):
+            continue
+        first = middle(found, "first_p50")
+        rows.append(
+            (
+                _shown(subject),
+                f"{statistics.median(s.chunks / s.requests * s.rate for s in found):,.0f}",
+                f"{middle(found, 'cpu') / (_QUICK.chunks + 1):,.1f}",
+                _ratio(found, ours) if ours else "-",
+                f"{first:.2f} ({first - middle(direct, 'first_p50'):+.2f})",
+                f"{middle(found, 'first_p99'):.2f}",
+            )
+        )
+    return _table(("subject", "chunks/s", "CPU µs a chunk", "x", "first token (added)", "p99"), rows)
 
 
 def _shown(subject: Subject) -> str:

@@ -20,6 +20,7 @@ from servers import free_port, start_postgres, start_valkey
 
 from benchmarks.inside import NO_QUOTA, TIER, question
 from benchmarks.load import family
+from benchmarks.upstream import PACES
 from openclaw_gateway.testing import configuration
 
 HERE = Path(__file__).resolve().parent
@@ -52,8 +53,8 @@ class Subject(msgspec.Struct, kw_only=True):
     def pids(self) -> list[int]:
         return self.server.pids
 
-    def request(self, *, stream: bool = False, paced: bool = False) -> str:
-        body = question(f"{self.model}-paced" if paced else self.model, stream=stream).decode()
+    def request(self, *, stream: bool = False, pace: str = "") -> str:
+        body = question(f"{self.model}-{pace}" if pace else self.model, stream=stream).decode()
         headers = {
             "Host": f"127.0.0.1:{self.port}",
             "Content-Type": "application/json",
@@ -235,7 +236,7 @@ def gateway(
         "plugins.mock.use": "providers.openai",
         "plugins.mock.url": f"http://127.0.0.1:{to}/v1",
         "models.mock.provider": "mock",
-        "models.mock-paced.provider": "mock",
+        **{f"models.mock-{pace}.provider": "mock" for pace in PACES},
         **edit,
     }
     path = configuration(folder, tiers={"bench": TIER if quota else NO_QUOTA}, edit=edits)

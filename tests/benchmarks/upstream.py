@@ -1,7 +1,8 @@
-"""The mock upstream: a bare asyncio.Protocol that gives one fixed answer, whole or in twenty pieces.
+"""The mock upstream: a bare asyncio.Protocol that gives one fixed answer, whole or in pieces.
 
-`python upstream.py PORT` serves until it is ended. A model whose name ends in `-paced` sends a piece each 20 ms, any
-other all of them at once. It reads nothing of a request but its length, the flag `stream` and that name.
+`python upstream.py PORT` serves until it is ended. A model whose name ends in `-paced` sends 20 pieces, one each 20 ms;
+in `-brisk` 100, one each 5 ms; any other 20 at once. It reads nothing of a request but its length, the flag `stream`
+and that name.
 """
 
 from __future__ import annotations
@@ -13,7 +14,18 @@ from typing import Any
 import msgspec
 
 CHUNKS = 20
-PACE = 0.02
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How a stream comes: so many pieces, one each so many seconds."""
+
+    chunks: int
+    seconds: float
+
+
+#: by the end of a model's name
+PACES = {"paced": Pace(CHUNKS, 0.02), "brisk": Pace(100, 0.005)}
+PACE = PACES["paced"].seconds
 _SAID = "A gateway routes, limits and accounts for calls of models; it never thinks for them."
 
 
@@ -38,12 +50,12 @@ def answer() -> bytes:
     )
 
 
-def pieces() -> list[bytes]:
+def pieces(count: int = CHUNKS) -> list[bytes]:
     """The same as a stream: the content in pieces, then the marker."""
     shown = []
-    for number in range(CHUNKS):
+    for number in range(count):
         delta = {"role": "assistant", "content": "word "} if number == 0 else {"content": "word "}
-        choice = {"index": 0, "delta": delta, "finish_reason": "stop" if number == CHUNKS - 1 else None}
+        choice = {"index": 0, "delta": delta, "finish_reason": "stop" if number == count - 1 else None}
         head = {"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": 1_800_000_000, "model": "mock"}
         shown.append(b"data: " + msgspec.json.encode({**head, "choices": [choice]}) + b"\n\n")
     return [*shown, b"data: [DONE]\n\n"]
@@ -56,9 +68,13 @@ def _chunked(data: bytes) -> bytes:
 _BODY = answer()
 _WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
 _OPEN = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
-_PIECES = [_chunked(piece) for piece in pieces()]
 _END = b"0\r\n\r\n"
-_STREAM = _OPEN + b"".join(_PIECES) + _END
+_STREAM = _OPEN + b"".join(_chunked(piece) for piece in pieces()) + _END
+#: how a model's name ends in a request → its pieces, and the seconds between two
+_PACED = {
+    f'-{name}"'.encode(): ([_chunked(piece) for piece in pieces(pace.chunks)], pace.seconds)
+    for name, pace in PACES.items()
+}
 
 
 class Upstream(asyncio.Protocol):
@@ -87,20 +103,22 @@ class Upstream(asyncio.Protocol):
     def _answer(self, body: bytes) -> None:
         if b'"stream":true' not in body:
             self._transport.write(_WHOLE)
-        elif b'-paced"' in body:
-            self._transport.write(_OPEN + _PIECES[0])
-            self._loop.call_later(PACE, self._next, 1)
-        else:
-            self._transport.write(_STREAM)
+            return
+        for end, (pieces, seconds) in _PACED.items():
+            if end in body:
+                self._transport.write(_OPEN + pieces[0])
+                self._loop.call_later(seconds, self._next, pieces, seconds, 1)
+                return
+        self._transport.write(_STREAM)
 
-    def _next(self, number: int) -> None:
+    def _next(self, pieces: list[bytes], seconds: float, number: int) -> None:
         if self._transport.is_closing():
             return
-        if number < len(_PIECES) - 1:
-            self._transport.write(_PIECES[number])
-            self._loop.call_later(PACE, self._next, number + 1)
+        if number < len(pieces) - 1:
+            self._transport.write(pieces[number])
+            self._loop.call_later(seconds, self._next, pieces, seconds, number + 1)
         else:
-            self._transport.write(_PIECES[number] + _END)
+            self._transport.write(pieces[number] + _END)
 
 
 async def serve(port: int) -> None:

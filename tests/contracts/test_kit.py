@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import AsyncIterator, Sequence
+from logging import getLogger
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 from contracts.test_counters import MillisecondClock, memory
 from counters_kit import counting
+from prometheus_client import CollectorRegistry
+from upstreams import DONE, chunk, event, scripted
 
 from openclaw_gateway.api import Accounts, Balance, Counters, ModelProvider, Page, SessionStore, Take
 from openclaw_gateway.testing import contracts
@@ -22,6 +26,7 @@ from openclaw_gateway.testing.contracts import (
     SessionStoreContract,
 )
 from openclaw_plugins.providers.echo import Echo
+from openclaw_plugins.providers.openai import OpenAI
 
 from .conftest import Stores
 
@@ -61,6 +66,25 @@ class TestEcho(ModelProviderContract):
     def provider(self, tmp_path: Path) -> ModelProvider:
         host: Any = SimpleNamespace()
         return Echo(Echo.Config(), host)
+
+
+class TestOpenAI(ModelProviderContract):
+    @pytest.fixture
+    async def provider(self) -> AsyncIterator[ModelProvider]:
+        message = {"role": "assistant", "content": "one two"}
+        answer = {"object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+        stream = [*map(event, map(chunk, ("one", " ", "two"))), event(chunk(finish="stop")), DONE]
+
+        def metric(kind: Any, name: str, documentation: str, labels: Any = (), **options: Any) -> Any:
+            return kind(name, documentation, labels, registry=CollectorRegistry(), **options)
+
+        document = SimpleNamespace(models={})
+        host: Any = SimpleNamespace(id="up", metric=metric, logger=getLogger("test"), document=document)
+        async with scripted() as upstream:
+            upstream.script = lambda asked: stream if asked.json.get("stream") else [json.dumps(answer).encode()]
+            provider = OpenAI(OpenAI.Config(url=upstream.url), host)
+            async with provider.lifespan():
+                yield provider
 
 
 class Generous:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from openclaw_gateway.exchange import Exchange
-from openclaw_gateway.response import Response, send_piece, send_whole
+from openclaw_gateway.response import Response, piecewise, send_whole
 
 LENGTH = (b"content-length", b"2")
 
@@ -31,9 +31,10 @@ class Server:
     def takes(self) -> bool:
         return self.free
 
-    def piece(self, data: bytes) -> None:
-        assert self.free
-        self.written.append(data)
+    def piece(self, data: bytes) -> bool:
+        if self.free:
+            self.written.append(data)
+        return self.free
 
 
 class Guard:
@@ -92,8 +93,8 @@ async def test_a_piece_passes_every_hook_and_is_counted(guarded: bool) -> None:
     told: list[Any] = []
     guard: Any = Guard(told)
     out.x.guard = guard if guarded else None
-    assert send_piece(out.response, b"one")
-    assert send_piece(out.response, b"two")
+    assert piecewise(out.response)(b"one")
+    assert piecewise(out.response)(b"two")
     assert out.server.written == [b"one!", b"two!"]
     assert out.x.outcome.bytes_sent == 8
     assert told == ([("chunk", b"one"), ("chunk", b"two")] if guarded else [])
@@ -106,7 +107,7 @@ async def test_a_piece_that_cannot_leave_has_not() -> None:
     guard: Any = Guard(told)
     out.x.guard = guard
     out.server.free = False
-    assert not send_piece(out.response, b"one")
+    assert not piecewise(out.response)(b"one")
     assert (out.server.written, out.x.outcome.bytes_sent, seen, told) == ([], 0, [], [])
 
 
@@ -119,8 +120,8 @@ async def test_any_send_will_do() -> None:
     await send_whole(send, 200, [LENGTH], b"ok")
     body = {"type": "http.response.body", "body": b"ok", "more_body": False}
     assert written == [start(200, LENGTH), body]
-    assert not send_piece(send, b"one")
+    assert not piecewise(send)(b"one")
     out = Out(server=send)
-    assert not send_piece(out.response, b"one")
+    assert not piecewise(out.response)(b"one")
     await send_whole(out.response, 200, [LENGTH], b"ok")
     assert written[2:] == [start(200, LENGTH), {"type": "http.response.body", "body": b"ok"}]

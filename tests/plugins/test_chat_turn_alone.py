@@ -13,6 +13,7 @@ import pytest
 
 from openclaw_gateway.api import ModelUse
 from openclaw_plugins.chat.attempts import Attempts
+from openclaw_plugins.chat.openings import Opened
 from openclaw_plugins.chat.turns import Turn, Turns
 
 
@@ -140,7 +141,10 @@ class Streaming(Attempts):
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Any]:
-        yield SimpleNamespace(opening=[b"<first>"], rest=self._rest, named=lambda chunk: b"<%b>" % chunk)
+        lane: Any = SimpleNamespace(named=lambda chunk: b"<%b>" % chunk)
+        opened = Opened(lane, self._rest)
+        opened.opening.append(b"<first>")
+        yield opened
 
 
 async def _generated(chunks: int) -> AsyncIterator[bytes]:
@@ -148,13 +152,26 @@ async def _generated(chunks: int) -> AsyncIterator[bytes]:
         yield chunk
 
 
-@pytest.mark.parametrize("kind", ["a generator", "an iterator"])
-async def test_a_stream_of_either_kind_is_passed_on_whole(kind: str) -> None:
+class Handing(Counting):
+    """One that hands its chunks on, which is asked for nothing else."""
+
+    def __anext__(self) -> asyncio.Future[bytes]:
+        raise AssertionError("it can hand on")
+
+    async def hand_on(self, put: Any, pass_on: Any, room: Any) -> None:
+        while self.left:
+            self.left -= 1
+            if put(b"%d" % self.left):
+                pass_on()
+            else:
+                await room()
+
+
+@pytest.mark.parametrize("kind", [_generated, Counting, Handing], ids=["generator", "iterator", "hands on"])
+async def test_a_stream_of_any_kind_is_passed_on_whole(kind: Any) -> None:
     count = 200  # more than may wait for a connection
     kept: Any = Kept()
-    turn = Turn(
-        Streaming(_generated(count) if kind == "a generator" else Counting(count)), kept, logging.getLogger(), "r"
-    )
+    turn = Turn(Streaming(kind(count)), kept, logging.getLogger(), "r")
     turn.start()
     heard: list[bytes] = []
     while (chunks := await turn.outlet.chunks(1)) is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from upstreams import DONE, Cut, Pause, ScriptedUpstream, chunk, event, scripted
+from upstreams import DONE, WAYS, Cut, Pause, ScriptedUpstream, chunk, event, scripted
 
 from openclaw_gateway.api import ModelCall, Secret, UpstreamFailed
 from openclaw_plugins.providers.openai import OpenAI
@@ -22,13 +22,19 @@ KEY = "sk-upstream-secret-value"
 BODY = b'{ "model":"m",  "messages":[{"role":"user","content":"hi"}], "unknown": 1e3 }'
 
 
-#: the transport of the test that runs
+#: the transport of the test that runs, and the way in which it reads streams
 TRANSPORT = ""
+WAY: Any = None
 
 
 @pytest.fixture(autouse=True, params=["direct", "aiohttp"])
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "TRANSPORT", request.param)
+
+
+@pytest.fixture(autouse=True, params=WAYS, ids=lambda way: way.__name__)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "WAY", request.param)
 
 
 @pytest.fixture
@@ -78,7 +84,9 @@ def call(*, stream: bool = False, first: float = 2, idle: float = 2, total: floa
 
 
 async def collected(provided: Provided, call: ModelCall) -> list[bytes]:
-    return [data async for data in provided.provider.stream(call)]
+    chunks: list[bytes] = []
+    await WAY(provided.provider.stream(call), chunks)
+    return chunks
 
 
 async def test_the_body_goes_out_byte_for_byte_with_our_credential(upstream: ScriptedUpstream) -> None:

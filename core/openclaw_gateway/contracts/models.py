@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -44,12 +44,31 @@ class ModelProvider(Protocol):
     def stream(self, call: ModelCall) -> AsyncIterator[bytes]:
         """Yield the JSON of each chunk, without SSE framing; ends after the last one.
 
-        Raises UpstreamFailed, also in the middle. Closing the iterator stops the upstream.
+        Raises UpstreamFailed, also in the middle. Closing the iterator stops the upstream. One that `HandsOn` too is
+        asked for chunks that way once its first content has come.
         """
         ...
 
     async def embed(self, call: ModelCall) -> bytes:
         """Return the whole JSON answer of an embeddings request. Raises UpstreamFailed."""
+        ...
+
+
+@runtime_checkable
+class HandsOn(Protocol):
+    """A stream that can hand its chunks on in the turn of the event loop in which they come: it costs about half.
+
+    Optional. A stream that is only an iterator wakes a task for each chunk.
+    """
+
+    async def hand_on(
+        self, put: Callable[[bytes], bool], pass_on: Callable[[], None], room: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Give every chunk that is left to `put`, as it comes; return at the end. Raises as the iterator does.
+
+        `pass_on` is to be called where no more are there just now. Where `put` has returned False, `room` is to be
+        awaited before more is read. None of them may be called after this has returned or was cancelled.
+        """
         ...
 
 

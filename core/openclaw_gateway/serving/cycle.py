@@ -143,10 +143,13 @@ class Cycle(RequestResponseCycle):
         """Whether a piece of the body can leave at once, by `piece`."""
         return self.response_started and not self.response_complete and not self.flow.write_paused
 
-    def piece(self, data: bytes) -> None:
-        """Write a piece of a body that goes on, which can leave at once."""
+    def piece(self, data: bytes) -> bool:
+        """Write a piece of a body that goes on; False where it cannot leave at once, and has not."""
+        if not self.response_started or self.response_complete or self.flow.write_paused:
+            return False
         if not self.disconnected:
             self._go_on(data, last=False)
+        return True
 
     def _start(self, status: int, given: Iterable[tuple[bytes, bytes]]) -> None:
         headers = [*self._default_headers, *given]

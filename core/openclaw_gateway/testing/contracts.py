@@ -19,7 +19,7 @@ import msgspec
 
 from openclaw_gateway.contracts.capabilities import Accounts, Counters
 from openclaw_gateway.contracts.conversations import NewMessage, Session, SessionStore
-from openclaw_gateway.contracts.models import ModelCall, ModelProvider
+from openclaw_gateway.contracts.models import HandsOn, ModelCall, ModelProvider
 from openclaw_gateway.errors import Refused
 from openclaw_gateway.facts import Principal
 from openclaw_gateway.meters import Balance, Correction, Limit, Take
@@ -265,11 +265,20 @@ class ModelProviderContract:
         assert choice["finish_reason"] in ("stop", "length")
 
     async def test_a_stream_is_chunks_of_json_the_last_with_a_reason(self, provider: ModelProvider) -> None:
-        chunks = [msgspec.json.decode(chunk) async for chunk in provider.stream(self.call(stream=True))]
-        assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
-        choices = [choice for chunk in chunks for choice in chunk["choices"]]
-        assert "".join(choice["delta"].get("content") or "" for choice in choices)
-        assert [c["finish_reason"] for c in choices if c.get("finish_reason")] in (["stop"], ["length"])
+        _assert_an_answer([chunk async for chunk in provider.stream(self.call(stream=True))])
+
+    async def test_a_stream_that_hands_on_says_the_same_so(self, provider: ModelProvider) -> None:
+        stream = provider.stream(self.call(stream=True))
+        chunks = [await anext(stream)]
+        if not isinstance(stream, HandsOn):
+            return  # it need not
+
+        def put(chunk: bytes) -> bool:
+            chunks.append(chunk)
+            return len(chunks) % 2 == 0
+
+        await stream.hand_on(put, lambda: None, lambda: asyncio.sleep(0))
+        _assert_an_answer(chunks)
 
     async def test_a_stream_can_be_left_in_the_middle(self, provider: ModelProvider) -> None:
         stream: Any = provider.stream(self.call(stream=True))
@@ -277,6 +286,14 @@ class ModelProviderContract:
             break
         async with asyncio.timeout(5):
             await stream.aclose()
+
+
+def _assert_an_answer(stream: list[bytes]) -> None:
+    chunks = [msgspec.json.decode(chunk) for chunk in stream]
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(choice["delta"].get("content") or "" for choice in choices)
+    assert [c["finish_reason"] for c in choices if c.get("finish_reason")] in (["stop"], ["length"])
 
 
 def _name() -> str:

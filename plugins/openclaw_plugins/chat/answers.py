@@ -140,7 +140,7 @@ def _ends(piece: bytes) -> bool:
     if at < 0:
         return False
     behind = at + len(_REASON)
-    return b'"' in piece[behind : behind + 3] or piece.find(_REASON, behind) >= 0
+    return piece.find(b'"', behind, behind + 3) >= 0 or piece.find(_REASON, behind) >= 0
 
 
 def note_usage(piece: bytes, use: ModelUse) -> None:
@@ -199,7 +199,7 @@ class Record:
     def add(self, piece: bytes) -> None:
         """Note what was delivered."""
         # Most chunks say neither how an answer ended nor what it took, and are not read for it.
-        if b'"usage"' in piece or _ends(piece):
+        if piece.find(b'"usage"') >= 0 or _ends(piece):
             note_usage(piece, self._use)
         if self._answer is not None:
             self._answer.add(piece)

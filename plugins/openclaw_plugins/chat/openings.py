@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 
-from openclaw_gateway.api import ModelCall, UpstreamFailed, within
+from openclaw_gateway.api import HandsOn, ModelCall, UpstreamFailed, within
 from openclaw_plugins.chat.lanes import Lane
 
 #: to close an upstream that nobody listens to any more
@@ -38,6 +39,12 @@ class Opened:
         self.opening: list[bytes] = []
         self.rest: AsyncIterator[bytes] | None = rest
         self.named = lane.named
+
+    @property
+    def hands_on(self) -> HandsOn | None:
+        """The rest, where it is one that hands on. An `isinstance` of a Protocol is dear, and this is for each turn."""
+        rest: Any = self.rest
+        return rest if hasattr(rest, "hand_on") else None
 
 
 async def open_stream(lane: Lane, call: ModelCall) -> Opened:

@@ -183,7 +183,10 @@ class Turn:
                 for chunk in opened.opening:
                     if not take(chunk):
                         await outlet.room()
-                if isinstance(opened.rest, AsyncGeneratorType):
+                if opened.hands_on is not None:
+                    named = opened.named
+                    await opened.hands_on.hand_on(lambda chunk: take(named(chunk)), outlet.pass_on, outlet.room)
+                elif isinstance(opened.rest, AsyncGeneratorType):
                     await self._pass_on(opened.rest, opened.named, take)
                 elif opened.rest is not None:  # another kind of iterator, of a provider of somebody else's
                     async for chunk in opened.rest:

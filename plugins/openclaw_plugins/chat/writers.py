@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 from litestar.types import Receive, Send
 
-from openclaw_gateway.api import REQUEST_ID, Exchange, Refusal, Refused, send_piece, send_whole
+from openclaw_gateway.api import REQUEST_ID, Exchange, Refusal, Refused, piecewise, send_whole
 from openclaw_plugins.chat.turns import Turn
 
 _JSON = [(b"content-type", b"application/json")]
@@ -107,9 +107,10 @@ async def write_stream(
     The status waits for the first content, but no longer than one keep-alive: a client behind a proxy has to see
     something by then.
     """
+    piece, frames = piecewise(send), form.frames
 
     def pass_on(chunks: Sequence[bytes]) -> bool:
-        return send_piece(send, form.frames(chunks))
+        return piece(frames(chunks))
 
     turn.start()
     async with _Watched(x, turn, receive):

@@ -16,7 +16,6 @@ from openclaw_gateway.api import Host, ModelCall, Secret, UpstreamFailed, hookim
 from openclaw_plugins.providers.anthropic_answers import EventTranslator, Message, completion
 from openclaw_plugins.providers.anthropic_requests import messages_request
 from openclaw_plugins.providers.upstream import Upstream, UpstreamConfig, revealed
-from openclaw_plugins.providers.upstream_errors import broken
 
 _MESSAGE = msgspec.json.Decoder(Message)
 
@@ -48,22 +47,12 @@ class Anthropic:
         answer = await self._upstream.whole("messages", "chat", call, _MESSAGE, self._body(call))
         return completion(_MESSAGE.decode(answer), call.upstream_model)
 
-    async def stream(self, call: ModelCall) -> AsyncIterator[bytes]:
+    def stream(self, call: ModelCall) -> AsyncIterator[bytes]:
         options: Any = call.request.get("stream_options") or {}
-        translator = EventTranslator(
+        teller = EventTranslator(
             call.upstream_model, self._upstream.secrets, with_usage=bool(options.get("include_usage"))
         )
-        async with self._upstream.streamed("messages", call, self._body(call)) as answer:
-            while events := await answer.events():
-                for event in events:
-                    for chunk in translator.take(event):
-                        answer.times.begun = True
-                        yield chunk
-                if translator.done:
-                    answer.done()
-                    return
-            if not translator.whole:
-                raise broken("the stream was cut")
+        return self._upstream.streamed("messages", call, teller, self._body(call))
 
     async def embed(self, call: ModelCall) -> bytes:
         raise UpstreamFailed(

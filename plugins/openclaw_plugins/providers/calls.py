@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Coroutine, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -17,7 +16,7 @@ from openclaw_gateway.api import ModelCall, UpstreamFailed, end_span, trace_head
 from openclaw_plugins.providers.measures import UpstreamMeasures
 from openclaw_plugins.providers.progress import Times
 from openclaw_plugins.providers.spans import UpstreamSpans
-from openclaw_plugins.providers.sse import Event, EventReader, EventTooLong
+from openclaw_plugins.providers.sse import EventTooLong
 from openclaw_plugins.providers.transport import (
     Answer,
     ConnectionLost,
@@ -175,56 +174,6 @@ class Whole(UpstreamCall):
             raise told from None
         self._left(None)
         return whole
-
-
-class Streamed(UpstreamCall):
-    """A call whose answer is read as events. Entered, it has been answered with a good status."""
-
-    __slots__ = ("_ended", "_reader")
-
-    def __init__(
-        self,
-        callee: Callee,
-        path: str,
-        call: ModelCall,
-        body: bytes | None,
-        longest: int,
-        headers: Mapping[str, str] | None,
-    ) -> None:
-        super().__init__(callee, path, "stream", call, body, headers)
-        self._reader = EventReader(longest)
-        self._ended = False
-
-    async def __aenter__(self) -> Self:
-        try:
-            answer = self._answer = await self._asked()
-            if answer.status != 200:
-                raise await self._refusal(answer)
-        except BaseException as error:
-            if (told := self._left(error)) is None or told is error:
-                raise
-            raise told from None
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if (told := self._left(error)) is not error and told is not None:
-            raise told from None
-
-    async def events(self) -> list[Event]:
-        """Return the next events; none at the end."""
-        while not self._ended:
-            assert self._answer is not None
-            piece = await self._answer.read(self.times.next_deadline())
-            self._ended = not piece
-            if events := list(self._reader.feed(piece) if piece else self._reader.finish()):
-                return events
-        return []
-
-    def done(self) -> None:
-        """Say that all of the answer that matters has been read."""
-        self._done = True
 
 
 def _named(cause: Exception, phase: str) -> tuple[UpstreamFailed, str]:

@@ -7,18 +7,17 @@ call at a time, and is used again only where both sides have said all that they 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import httptools
 
+from openclaw_plugins.providers.direct_answer import WAITING, DirectAnswer
 from openclaw_plugins.providers.transport import ConnectionLost, Malformed
 
 #: most bytes that may come without any of a body among them: a head, interim answers, framing, trailers
 _HEAD = 65_536
 _HEADERS = 200
-#: bytes of a body that may wait here before the upstream has to wait too
-_WAITING = 65_536
 #: seconds for the end mark of an answer that its reader has had enough of, and the bytes that may precede it
 _LINGER, _LINGER_BYTES = 0.25, 4_096
 #: body bytes that are worth a copy, so that head and body leave in one write
@@ -27,72 +26,6 @@ _JOINED = 65_536
 _FRAMING = frozenset((b"content-encoding", b"content-length", b"transfer-encoding"))
 #: answers without a body, whatever their headers say (RFC 9112 6.3)
 _BODILESS = frozenset({204, 304})
-
-
-class DirectAnswer:
-    """The answer to one call. Once it is whole its connection may carry the next, whether it has been read or not."""
-
-    __slots__ = ("_connection", "_failure", "_fields", "_parts", "_size", "_waiter", "_whole", "status")
-
-    def __init__(self, connection: Connection) -> None:
-        #: 0 until the head has come
-        self.status = 0
-        self._connection = connection
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._whole = False
-        self._failure: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self._fields}
-
-    @property
-    def ended(self) -> bool:
-        return self._whole and not self._parts
-
-    async def read(self, deadline: float) -> bytes:
-        parts = self._parts
-        while not parts:
-            if self._whole and self._failure is None:
-                return b""
-            await self.more(deadline)
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        parts.clear()
-        if self._size > _WAITING and not self._whole:
-            self._connection.resume()
-        self._size = 0
-        return data
-
-    def release(self) -> None:
-        if not self._whole and self._failure is None:
-            self._connection.linger()
-
-    def close(self) -> None:
-        if not self._whole:
-            self._connection.abort()
-
-    def more(self, deadline: float) -> asyncio.Future[None]:
-        """Return what is over once more has come. Raises TransportFailed where nothing more will."""
-        if self._failure is not None:
-            raise self._failure
-        connection = self._connection
-        self._waiter = waiter = connection.loop.create_future()
-        if connection._timer is None or connection._fires > deadline:
-            connection.wake_by(deadline)
-        else:  # as `wake_by`, which is a call for each chunk
-            connection._deadline = deadline
-        return waiter
-
-    def _wake(self, failure: Exception | None = None) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            if failure is None:
-                waiter.set_result(None)
-            else:
-                waiter.set_exception(failure)
 
 
 class Connection(asyncio.Protocol):
@@ -176,9 +109,9 @@ class Connection(asyncio.Protocol):
             self._fail(error.__context__ if isinstance(error.__context__, Malformed) else Malformed(str(error)))
         if self._noise > (_LINGER_BYTES if self._lingers else _HEAD) and self._answer is answer:
             self._fail(Malformed("what stands around its body is too large"))
-        if answer.status or answer._failure is not None:
-            answer._wake()
-        if answer._size > _WAITING and not self._paused and self._answer is answer:
+        if answer.status or answer.failure is not None:
+            answer.wake()
+        if answer.size > WAITING and not self._paused and self._answer is answer:
             self._paused = True
             self._transport.pause_reading()
 
@@ -190,8 +123,8 @@ class Connection(asyncio.Protocol):
         answer = self._answer
         if answer is None or answer.status:
             return  # a trailer
-        answer._fields.append((name.lower(), value))
-        if len(answer._fields) > _HEADERS:
+        answer.fields.append((name.lower(), value))
+        if len(answer.fields) > _HEADERS:
             raise Malformed("its answer has too many headers")
 
     def on_headers_complete(self) -> None:
@@ -201,12 +134,12 @@ class Connection(asyncio.Protocol):
         if status < 200:
             if status not in (100, 102, 103):
                 raise Malformed("an interim answer that was not asked for")
-            answer._fields.clear()
+            answer.fields.clear()
             return
         if parser.get_http_version() not in ("1.1", "1.0"):
             raise Malformed("not a version of HTTP that it was asked in")
         framed = status in _BODILESS
-        for name, value in [field for field in answer._fields if field[0] in _FRAMING]:
+        for name, value in [field for field in answer.fields if field[0] in _FRAMING]:
             if name == b"transfer-encoding":
                 if value.lower() != b"chunked":
                     raise Malformed("a transfer coding that was not asked for")
@@ -223,14 +156,14 @@ class Connection(asyncio.Protocol):
         if answer is None or self._lingers:
             return
         self._noise = 0
-        answer._parts.append(data)
-        answer._size += len(data)
+        answer.parts.append(data)
+        answer.size += len(data)
 
     def on_message_complete(self) -> None:
         answer = self._answer
         if answer is None or not answer.status:
             return  # an interim answer
-        answer._whole = True
+        answer.whole = True
         self._answer = None
         self._lingers = False
         if self._paused:
@@ -242,15 +175,15 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         if self._answer is not None and self._answer.status and self._until_eof:
-            self._answer._whole = True
+            self._answer.whole = True
 
     def connection_lost(self, error: Exception | None) -> None:
         answer, self._answer = self._answer, None
         if answer is not None:
-            if not answer._whole:
+            if not answer.whole:
                 stale = self._calls > 1 and not self._noise and not answer.status
-                answer._failure = answer._failure or ConnectionLost(str(error or ""), stale=stale)
-            answer._wake()
+                answer.failure = answer.failure or ConnectionLost(str(error or ""), stale=stale)
+            answer.wake()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -275,9 +208,9 @@ class Connection(asyncio.Protocol):
         elif self._answer is None or self._lingers:
             self.abort()  # it has rested long enough, or its end mark never came
         else:
-            self._answer._wake(TimeoutError())
+            self._answer.wake(TimeoutError())
 
     def _fail(self, failure: Exception) -> None:
         if self._answer is not None:
-            self._answer._failure = failure
+            self._answer.failure = failure
         self.abort()

@@ -15,7 +15,8 @@ from contextlib import asynccontextmanager
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from openclaw_plugins.providers.connection import Connection, DirectAnswer
+from openclaw_plugins.providers.connection import Connection
+from openclaw_plugins.providers.direct_answer import DirectAnswer
 from openclaw_plugins.providers.transport import ConnectionLost, ConnectTimeout, Destination, Unreachable
 
 #: seconds that an unused connection is kept; upstreams and balancers close theirs after a minute or so

@@ -7,7 +7,7 @@ its first byte when all of it is generated: a model's `first_byte` bounds that t
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, ClassVar
 
@@ -16,8 +16,8 @@ from msgspec import Meta
 
 from openclaw_gateway.api import Host, ModelCall, Secret, hookimpl
 from openclaw_plugins.providers.progress import Progress
+from openclaw_plugins.providers.streamed import Streamed
 from openclaw_plugins.providers.upstream import Upstream, UpstreamConfig, revealed
-from openclaw_plugins.providers.upstream_errors import broken
 
 
 class _Answer(msgspec.Struct):
@@ -55,20 +55,12 @@ class OpenAI:
     def embed(self, call: ModelCall) -> Coroutine[Any, Any, bytes]:
         return self._upstream.whole("embeddings", "embeddings", call, _EMBEDDINGS, *self._sent(call))
 
-    async def stream(self, call: ModelCall) -> AsyncGenerator[bytes, None]:
-        progress = Progress(self._upstream.secrets)
-        async with self._upstream.streamed("chat/completions", call, *self._sent(call)) as answer:
-            while events := await answer.events():
-                for event in events:
-                    data = progress.take(event)
-                    if data is not None:
-                        answer.times.begun = True
-                        yield data
-                if progress.done:
-                    answer.done()
-                    return
-            if not progress.whole:
-                raise broken("the stream was cut")
+    def stream(self, call: ModelCall) -> AsyncIterator[bytes]:
+        return self._streamed(call)
+
+    def _streamed(self, call: ModelCall) -> Streamed:
+        teller = Progress(self._upstream.secrets)
+        return self._upstream.streamed("chat/completions", call, teller, *self._sent(call))
 
     def _sent(self, call: ModelCall) -> tuple[bytes, Mapping[str, str] | None]:
         """Return what is sent for a call: its body, and headers beside those of every call."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
@@ -85,11 +85,11 @@ class OpenClaw(OpenAI):
         async with self._turns.turn(self._key(call), call) as timed:
             return await super().complete(timed)
 
-    def stream(self, call: ModelCall) -> AsyncGenerator[bytes, None]:
+    def stream(self, call: ModelCall) -> AsyncIterator[bytes]:
         return self._in_turn(call) if self._keyed(call) else super().stream(call)
 
-    async def _in_turn(self, call: ModelCall) -> AsyncGenerator[bytes, None]:
-        async with self._turns.turn(self._key(call), call) as timed, aclosing(super().stream(timed)) as chunks:
+    async def _in_turn(self, call: ModelCall) -> AsyncIterator[bytes]:
+        async with self._turns.turn(self._key(call), call) as timed, aclosing(self._streamed(timed)) as chunks:
             async for chunk in chunks:
                 yield chunk
 

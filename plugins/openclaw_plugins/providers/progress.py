@@ -67,17 +67,17 @@ class Progress:
     def whole(self) -> bool:
         return self.done or (self._finished and not self._open)
 
-    def take(self, event: Event) -> bytes | None:
-        """Return the JSON of a chunk, None for what is none. Raises UpstreamFailed."""
+    def take(self, event: Event) -> tuple[bytes, ...]:
+        """Return the JSON of a chunk, nothing for what is none. Raises UpstreamFailed."""
         data = event.data
         if self.done or not data:
-            return None
+            return ()
         if data == b"[DONE]" or (len(data) < _SHORT and data.strip() == b"[DONE]"):
             self.done = True
-            return None
+            return ()
         try:
             chunk = _chunk(data)
-            if b"\n" in data:
+            if data.find(b"\n") >= 0:  # `in` makes and drops an exception for bytes
                 # Framed again as one line, so it has to be one.
                 data = msgspec.json.format(data, indent=-1)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -92,4 +92,4 @@ class Progress:
                 self._open.discard(choice.index)
             else:
                 self._open.add(choice.index)
-        return data
+        return (data,)

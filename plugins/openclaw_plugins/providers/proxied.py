@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -94,6 +94,12 @@ class ProxiedAnswer:
             raise ConnectionLost(type(error).__name__) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ConnectionLost(type(error).__name__) from error
+
+    async def each(self, take: Callable[[bytes], bool], next_deadline: Callable[[], float]) -> None:
+        while piece := await self.read(next_deadline()):
+            if not take(piece):
+                return
+        take(b"")
 
     def release(self) -> None:
         self._response.release()

@@ -40,7 +40,7 @@ class EventReader:
         # Nearly every upstream sends whole events of one line each.
         if piece[:6] == b"data: " and piece[-2:] == b"\n\n" and not (self._line or self._data or self._name):
             data = piece[6:-2].split(b"\n\ndata: ")
-            if piece.count(b"\n") == 2 * len(data) and len(piece) <= self._limit and b"\r" not in piece:
+            if piece.count(b"\n") == 2 * len(data) and len(piece) <= self._limit and piece.find(b"\r") < 0:
                 self._started = True
                 self._after_return = False
                 return [Event("", each) for each in data]

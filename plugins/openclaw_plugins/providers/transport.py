@@ -6,7 +6,7 @@ Neither retries, follows a redirect, keeps a cookie or decides what a status mea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -78,6 +78,13 @@ class Answer(Protocol):
         """Return what of the body has come, waiting for the first of it; empty at the end.
 
         `deadline` is in the loop's time. Raises TimeoutError, TransportFailed.
+        """
+        ...
+
+    async def each(self, take: Callable[[bytes], bool], next_deadline: Callable[[], float]) -> None:
+        """Give `take` what of the body comes, as it comes, and nothing at the end; return there, or once it is False.
+
+        `next_deadline` says until when the next has to come. Raises as `read`, and what `take` raises.
         """
         ...
 

@@ -14,11 +14,12 @@ import msgspec
 from msgspec import Meta
 
 from openclaw_gateway.api import Host, ModelCall, PluginConfig, Secret, Size
-from openclaw_plugins.providers.calls import Callee, Streamed, Whole
+from openclaw_plugins.providers.calls import Callee, Whole
 from openclaw_plugins.providers.direct import DirectTransport
 from openclaw_plugins.providers.measures import UpstreamMeasures
 from openclaw_plugins.providers.proxied import ProxiedTransport
 from openclaw_plugins.providers.spans import UpstreamSpans
+from openclaw_plugins.providers.streamed import Streamed, Teller
 from openclaw_plugins.providers.transport import Destination, Transport
 
 
@@ -113,7 +114,12 @@ class Upstream:
         return Whole(self._callee, path, operation, call, body, headers).answer(shape, self._max_answer)
 
     def streamed(
-        self, path: str, call: ModelCall, body: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        path: str,
+        call: ModelCall,
+        teller: Teller,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Streamed:
-        """Return a stream to be entered. What its reader raises within the block is this call's failure."""
-        return Streamed(self._callee, path, call, body, self._max_answer, headers)
+        """Return the chunks of a call that streams, as `teller` tells its events."""
+        return Streamed(self._callee, path, call, teller, self._max_answer, body, headers)
