@@ -375,6 +375,20 @@ PLANTED = (
         "tests/plugins/test_provider_transport.py::test_framing_that_could_be_read_in_two_ways_is_refused[another-coding]",
     ),
     Planted(
+        "a chunk is handed on in the context of whoever has opened the connection",
+        "plugins/openclaw_plugins/providers/direct_answer.py",
+        "self._enough = not self._run(self._take, self._drain())",
+        "self._enough = not self._take(self._drain())",
+        "tests/plugins/test_provider_streamed.py::test_it_runs_in_the_context_of_who_has_asked[direct]",
+    ),
+    Planted(
+        "chunks are handed on to who has no room",
+        "plugins/openclaw_plugins/providers/streamed.py",
+        "                if not put(chunk):\n                    goes_on = False\n",
+        "                put(chunk)\n",
+        "tests/plugins/test_provider_streamed.py::test_who_has_no_room_is_given_no_more_than_one_piece[direct]",
+    ),
+    Planted(
         "a header of an answer may hold control characters",
         "core/openclaw_gateway/serving/cycle.py",
         'if head.translate(None, _ORDINARY) != b"\\r\\n" * len(headers):',

@@ -96,6 +96,12 @@ TARGETS = (
     Target(f"{_CORE}/runner.py", _RUNNER),
     Target(f"{_CORE}/response.py", (*_RUNNER, "tests/core/test_response.py")),
     Target(f"{_CORE}/faults.py", _RUNNER),
+    Target(f"{_PLUGINS}/providers/streamed.py", ("tests/plugins/test_provider_streamed.py",), "direct or woken"),
+    Target(
+        f"{_PLUGINS}/providers/direct_answer.py",
+        ("tests/plugins/test_provider_streamed.py", "tests/plugins/test_provider_transport.py"),
+        "direct or woken",
+    ),
 )
 
 

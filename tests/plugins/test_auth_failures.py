@@ -92,6 +92,18 @@ async def test_who_is_remembered_as_good_is_who_came_last(tmp_path):
     assert [await door.try_(name) for name in ("busy", "new", "seldom")] == [200, 200, 429]
 
 
+async def test_where_all_are_in_use_one_leaves_all_the_same(tmp_path):
+    names = [f"good{i}" for i in range(20)]
+    door = Door(tmp_path, *names, "new", per_address=3, size=20)
+    for name in (*names, *names, "new"):
+        assert await door.try_(name) == 200
+    assert len(door.auth._failures._good) == 20
+    for i in range(4):
+        await door.try_(f"bad{i}")
+    assert await door.try_("new") == 200
+    assert sorted(await door.try_(name) for name in names) == [200] * 19 + [429]
+
+
 async def test_a_key_that_is_guessed_from_many_addresses_is_held_back_but_not_from_its_owner(tmp_path):
     door = Door(tmp_path, GOOD_KEY, per_key=5, per_address=0)
     assert await door.try_(GOOD_KEY) == 200

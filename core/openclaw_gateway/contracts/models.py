@@ -56,9 +56,9 @@ class ModelProvider(Protocol):
 
 @runtime_checkable
 class HandsOn(Protocol):
-    """A stream that can hand its chunks on in the turn of the event loop in which they come: it costs about half.
+    """A stream that can hand its chunks on in the turn of the event loop in which they come.
 
-    Optional. A stream that is only an iterator wakes a task for each chunk.
+    Optional. A stream that is only an iterator wakes a task for each chunk, which costs more.
     """
 
     async def hand_on(

@@ -45,6 +45,10 @@ class _Count:
         self.until = until
 
 
+#: most that are passed over, because they were used, before one leaves all the same: a request must not pay for all
+_CHANCES = 8
+
+
 class FailedAttempts:
     """Counts of this process. What is counted is never shown but to whoever is held back."""
 
@@ -57,8 +61,9 @@ class FailedAttempts:
         #: oldest window first
         self._counts: OrderedDict[tuple[str, str], _Count] = OrderedDict()
         #: credentials that were good when last seen, by the interpreter's own keyed hash, for that proves nothing and
-        #: every good request pays for it; the least recently used leaves first, since whoever has left may be held back
-        self._good: OrderedDict[int, None] = OrderedDict()
+        #: every good request pays for it. Whoever has left may be held back, so the oldest leaves that was not used
+        #: since it was last looked at for that: nearly the least recently used, and a use moves nothing
+        self._good: OrderedDict[int, bool] = OrderedDict()
 
     def refusal(self, x: Exchange, credential: bytes) -> Refusal | None:
         """Return why this attempt is not looked at; None where it is to be."""
@@ -90,10 +95,15 @@ class FailedAttempts:
     def succeeded(self, credential: bytes) -> None:
         good, mark = self._good, hash(credential)
         if mark in good:
-            good.move_to_end(mark)
+            good[mark] = True
             return
-        good[mark] = None
+        good[mark] = False
         if len(good) > self._limits.size:
+            for _ in range(_CHANCES):
+                oldest, used = good.popitem(last=False)
+                if not used:
+                    return
+                good[oldest] = False
             good.popitem(last=False)
 
     def _subjects(self, x: Exchange) -> Iterator[tuple[str, str, int]]:

@@ -51,6 +51,8 @@ class MemoryCounters:
         self._tallies: dict[object, Rate | Holders] = {}
         # the same tallies, in the order in which they are looked at again
         self._rounds: deque[Rate | Holders] = deque()
+        #: the millisecond in which one of them was looked at last
+        self._looked = -1
         self._full = False
 
     @property
@@ -68,11 +70,9 @@ class MemoryCounters:
 
     async def admit(self, organization: str, takes: Sequence[Take]) -> Sequence[Balance]:
         now = self._now()
-        if self._rounds:
-            if self._rounds[0].until <= now:
-                self._forget(now, 1)
-            else:
-                self._rounds.rotate(-1)
+        if now > self._looked and self._rounds:  # once a millisecond: what is looked at is hardly ever at hand
+            self._looked = now
+            self._forget(now, 1)
         tallies: list[Rate | Holders | None] = [self._tally(organization, take) for take in takes]
         new = [tally for tally in tallies if tally is not None and not tally.kept]
         if new:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from openclaw_gateway.api import ModelCall, UpstreamFailed, end_span, trace_headers
+from openclaw_gateway.api import ModelCall, UpstreamFailed, end_span, trace_headers, traced
 from openclaw_plugins.providers.measures import UpstreamMeasures
 from openclaw_plugins.providers.progress import Times
 from openclaw_plugins.providers.spans import UpstreamSpans
@@ -79,7 +79,7 @@ class UpstreamCall:
         self._answer: Answer | None = None
         self._done = False
         self._started = time.perf_counter()
-        self._span = callee.spans.start(call, operation)
+        self._span = callee.spans.start(call, operation) if traced() else None
         #: who reads the answer says there when content has begun
         self.times = Times(call)
 
