@@ -101,7 +101,7 @@ async def test_where_all_are_in_use_one_leaves_all_the_same(tmp_path):
     for i in range(4):
         await door.try_(f"bad{i}")
     assert await door.try_("new") == 200
-    assert sorted(await door.try_(name) for name in names) == [200] * 19 + [429]
+    assert sorted([await door.try_(name) for name in names]) == [200] * 19 + [429]
 
 
 async def test_a_key_that_is_guessed_from_many_addresses_is_held_back_but_not_from_its_owner(tmp_path):
