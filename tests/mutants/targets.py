@@ -106,6 +106,27 @@ TARGETS = (
 
 
 EQUIVALENT = (
+    Equivalent(
+        f"{_PLUGINS}/providers/direct_answer.py",
+        "DirectAnswer.__init__",
+        "self.size = 0",
+        "self.size = 1",
+        "one byte of those that may wait",
+    ),
+    Equivalent(
+        f"{_PLUGINS}/providers/direct_answer.py",
+        "DirectAnswer._drain",
+        "if self.size > WAITING and (not self.whole):",
+        "if self.size > WAITING or not self.whole:",
+        "a connection that is not held back cannot be let go",
+    ),
+    Equivalent(
+        f"{_PLUGINS}/providers/streamed.py",
+        "Streamed.hand_on",
+        "if (told := self._ended(error)) is None or told is error:",
+        "if (told := self._ended(error)) is None and told is error:",
+        "an error that is raised again is the same error",
+    ),
     # --- a value on the edge gives the same either way --------------------------------------------
     Equivalent(
         f"{_PLUGINS}/counters/window.py",

@@ -119,7 +119,7 @@ async def test_every_chunk_leaves_before_the_next_has_come(upstream: Upstream) -
     taker = Taker()
     await taker.take(upstream.stream(*script, event(chunk(finish="stop")), DONE))
     assert taker.left[: len(SAID)] == [[said] for said in SAID]
-    assert upstream.took == 1
+    assert (upstream.took, taker.waited) == (1, 0)
 
 
 async def test_chunks_that_come_together_leave_together(upstream: Upstream) -> None:
@@ -239,6 +239,38 @@ async def test_the_whole_time_of_a_call_runs_out_while_chunks_come(upstream: Ups
         await Taker().take(upstream.stream(*endless, total=0.3))
     assert caught.value.status == 504
     assert upstream.failed == ["total_timeout"]
+
+
+async def test_the_time_between_two_chunks_begins_anew_with_each(upstream: Upstream) -> None:
+    script = [part for said in SAID * 2 for part in (event(said), Pause(0.1))]
+    taker = Taker()
+    await taker.take(upstream.stream(*script, event(chunk(finish="stop")), DONE, idle=0.6))  # of 1.2 seconds
+    assert taker.all == [*SAID * 2, chunk(finish="stop")]
+
+
+async def test_it_ends_with_its_marker_whatever_the_upstream_does_then(upstream: Upstream) -> None:
+    taker = Taker()
+    async with asyncio.timeout(5):
+        await taker.take(
+            upstream.stream(event(SAID[0]), BETWEEN, event(chunk(finish="stop")), BETWEEN, DONE, Pause(20))
+        )
+    assert taker.all == [SAID[0], chunk(finish="stop")]
+    assert (upstream.failed, upstream.took) == ([], 1)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_to_close_it_ends_the_call_once(upstream: Upstream, begun: bool) -> None:
+    stream = upstream.stream(event(SAID[0]), Pause(20))
+    if begun:
+        assert await anext(stream) == SAID[0]
+    await stream.aclose()
+    await stream.aclose()
+    async with asyncio.timeout(5):
+        while upstream.scripted.connections:
+            await asyncio.sleep(0.01)
+    assert (upstream.failed, upstream.took) == ([], 1)
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
 
 
 async def test_what_ends_well_leaves_its_connection_for_the_next(upstream: Upstream) -> None:

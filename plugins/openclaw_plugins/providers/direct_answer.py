@@ -44,7 +44,7 @@ class DirectAnswer:
         self._waiter: asyncio.Future[None] | None = None
         #: who takes pieces as they come, while `each` waits; whether he has enough, and until when the next is due
         self._take: Callable[[bytes], bool] | None = None
-        self._enough = False
+        self._enough: bool
         self._next_deadline: Callable[[], float]
         self._run: Callable[..., bool]
 
