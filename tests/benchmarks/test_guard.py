@@ -26,6 +26,7 @@ from benchmarks.upstream import CHUNKS, PACES
 from openclaw_gateway.api import Exchange
 from openclaw_gateway.serving import edge, server
 from openclaw_gateway.serving.edge import Edge
+from openclaw_plugins.providers.calls import UpstreamCall
 
 #: one in sixteen requests is timed by default, and would count more
 RATES = {"gateway.unmetered": ["messages"], "gateway.stage_sampling": 0}
@@ -76,7 +77,19 @@ async def test_a_request_makes_no_more_calls_than_recorded(tmp_path: Path, strea
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_a_request_leaves_nothing_to_the_garbage_collector(tmp_path: Path, stream: bool) -> None:
-    async with opened(tmp_path, tier=NO_QUOTA, edit=RATES, body=question(stream=stream), organizations=2) as client:
+    await leaves_nothing(tmp_path, RATES, question(stream=stream))
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_call_of_an_upstream_leaves_nothing_to_the_garbage_collector(
+    tmp_path: Path, upstream: dict[str, Any], stream: bool
+) -> None:
+    await leaves_nothing(tmp_path, upstream, question("mock", stream=stream))
+
+
+async def leaves_nothing(tmp_path: Path, edit: dict[str, Any], body: bytes) -> None:
+    async with opened(tmp_path, tier=NO_QUOTA, edit=edit, body=body, organizations=2) as client:
+        assert await client.call() == 200  # what is made once stays
         gc.collect()
         gc.disable()
         gc.set_debug(gc.DEBUG_SAVEALL)
@@ -84,7 +97,7 @@ async def test_a_request_leaves_nothing_to_the_garbage_collector(tmp_path: Path,
             for number in range(100):  # the timers of the last few hold them still
                 assert await client.call(number) == 200
             gc.collect()
-            left = [found for found in gc.garbage if isinstance(found, Exchange)]
+            left = [found for found in gc.garbage if isinstance(found, (Exchange, UpstreamCall))]
         finally:
             gc.set_debug(0)
             gc.garbage.clear()
