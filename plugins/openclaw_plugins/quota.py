@@ -114,7 +114,7 @@ class Quota:
         warnings = [
             b"%s; used=%d; limit=%d" % (balance.limit.name.encode(), balance.used, balance.limit.limit)
             for balance in x.receipt.balances
-            if balance.limit.kind == "quota" and balance.warning and balance.limit.mode == "enforce"
+            if balance.warning and balance.limit.mode == "enforce"
         ]
         if warnings:
             head.set(b"x-quota-warning", b", ".join(warnings))

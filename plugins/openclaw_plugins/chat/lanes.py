@@ -24,7 +24,7 @@ class Breaker:
     rest one call at a time is let through; the first good one ends the matter.
     """
 
-    __slots__ = ("_failed", "_failures", "_lately", "_now", "_probing", "_rest", "until")
+    __slots__ = ("_failed", "_failures", "_lately", "_now", "_probing", "_rest", "_until")
 
     def __init__(self, failures: int, rest: float, now: Callable[[], float]) -> None:
         self._failures = failures
@@ -34,19 +34,19 @@ class Breaker:
         #: how many of them failed
         self._failed = 0
         #: None while it is well; else when it may be tried again
-        self.until: float | None = None
+        self._until: float | None = None
         self._probing = False
 
     @property
     def resting(self) -> float:
         """1 while it rests, else 0."""
-        return float(self.until is not None)
+        return float(self._until is not None)
 
     def ask(self) -> float | None:
         """Return the seconds to wait; None where a call may go on, which then has to say how it went."""
-        if self.until is None:
+        if self._until is None:
             return None
-        left = self.until - self._now()
+        left = self._until - self._now()
         if left > 0 or self._probing:
             return max(left, 1.0)
         self._probing = True
@@ -57,13 +57,13 @@ class Breaker:
         probe, self._probing = self._probing, False
         if well is None:
             return
-        if self.until is not None:
+        if self._until is not None:
             if well:
-                self.until = None
+                self._until = None
                 self._lately.clear()
                 self._failed = 0
             elif probe:
-                self.until = self._now() + self._rest
+                self._until = self._now() + self._rest
             return
         lately = self._lately
         if len(lately) == _LATELY and not lately[0]:
@@ -73,7 +73,7 @@ class Breaker:
             return
         self._failed += 1
         if self._failed >= self._failures and 2 * self._failed >= len(lately):
-            self.until = self._now() + self._rest
+            self._until = self._now() + self._rest
 
 
 class Lane:
@@ -103,8 +103,7 @@ class Lane:
         """Take a place, or return what waits for one. Raises UpstreamFailed; who has entered leaves."""
         if self._free is not None:
             return self._entered(self._free, patience)
-        if self.breaker.until is not None:  # as `_ask`, for which there is nearly never a reason
-            self._ask()
+        self._ask()
         return None
 
     async def _entered(self, free: asyncio.Semaphore, patience: float) -> None:
